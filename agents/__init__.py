@@ -1,0 +1,20 @@
+"""Agents: one module each, a composition of offpolicy_jax's functions. `REGISTRY` names them."""
+
+import difflib
+import importlib
+from typing import Any
+
+from offpolicy_jax.errors import UserError
+
+REGISTRY = {
+    "sac": "agents.sac",
+    "sac_discrete": "agents.sac_discrete",
+}
+
+
+def load(name: str) -> Any:
+    """The module of an agent. Raises UserError with the nearest names if there is none."""
+    if name not in REGISTRY:
+        near = difflib.get_close_matches(name.lower(), REGISTRY, n=3, cutoff=0.4) or sorted(REGISTRY)
+        raise UserError(f"unknown agent {name!r}: did you mean {' or '.join(near)}?")
+    return importlib.import_module(REGISTRY[name])

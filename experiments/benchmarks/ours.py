@@ -1,0 +1,171 @@
+"""Speed of this library, each measurement alone in its own process: one command, one JSON line on standard output.
+
+    python experiments/benchmarks/ours.py train --env=HalfCheetah-v5 --steps=3000 --seeds=1
+    python experiments/benchmarks/ours.py train --env=phys2d/Pendulum-v0 --steps=3000 --seeds=8
+    python experiments/benchmarks/ours.py replay
+    python experiments/benchmarks/ours.py matmul
+
+`train` times steps that each act, store and learn (SAC, batch 256, 2x256, one update per step); random steps,
+compilation and evaluation are not counted. `replay` adds one transition of HalfCheetah's size and samples a batch from
+a full ring: inside one scan, and as two donated calls from Python. `matmul` is the machine's measured peak.
+"""
+
+import argparse
+import json
+import pathlib
+import statistics
+import sys
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import agents
+from offpolicy_jax import environments
+from offpolicy_jax import replay as ring
+from offpolicy_jax.training import host, in_graph
+from offpolicy_jax.training import seeds as seed_axis
+from offpolicy_jax.training.run_directory import provenance
+from offpolicy_jax.transition import ArraySpec, EnvironmentSpec, example_transition
+
+LEARNING_STARTS, WARMUP = 1_000, 500
+
+
+def train(args: argparse.Namespace) -> dict[str, Any]:
+    """Environment steps per second of all seeds together, with an update after each."""
+    agent = agents.load(args.agent)
+    config = agent.Config(learning_starts=LEARNING_STARTS, replay_capacity=args.capacity)
+    traced = jax.tree.map(np.float32, config)
+    environment = environments.make(args.env, args.seeds)
+    kind = in_graph if environments.is_in_graph(environment) else host
+    loop: Any = kind.Loop(agent, environment, traced, args.seeds, 1)  # type: ignore[arg-type]
+    before = time.perf_counter()
+    carry = loop.start(seed_axis.keys(0, args.seeds), np.arange(args.seeds))
+    carry = loop.advance(carry, LEARNING_STARTS, bool)
+    first = time.perf_counter() - before
+    carry = loop.advance(carry, WARMUP, bool)
+    before = time.perf_counter()
+    loop.advance(carry, args.steps, bool)
+    seconds = time.perf_counter() - before
+    return {
+        "env": args.env,
+        "seeds": args.seeds,
+        "steps": args.steps * args.seeds,
+        "seconds": seconds,
+        "steps_per_second": args.steps * args.seeds / seconds,
+        "start_seconds": first,  # compiling, the first random steps and one update
+        "settings": {"batch_size": config.batch_size, "hidden_sizes": config.hidden_sizes, "capacity": args.capacity},
+    }
+
+
+def replay(args: argparse.Namespace) -> dict[str, Any]:
+    """Milliseconds for one add and one sample, by capacity and mode."""
+    spec = EnvironmentSpec("x", ArraySpec((17,), np.dtype("float32")), ArraySpec((6,), np.dtype("float32")))
+    row = jax.tree.map(lambda x: jnp.ones((1, 1, *x.shape), x.dtype), example_transition(spec))
+
+    def add_and_sample(carry, key):
+        buffer, total = carry
+        buffer = ring.add(buffer, row)
+        return (buffer, total + _sum(ring.sample(buffer, key, args.batch_size))), None
+
+    def scan(buffer, keys):
+        return jax.lax.scan(add_and_sample, (buffer, jnp.zeros(())), keys)[0]
+
+    def read(buffer, key):
+        return _sum(ring.sample(buffer, key, args.batch_size))
+
+    add, read, scan = jax.jit(ring.add, donate_argnums=0), jax.jit(read), jax.jit(scan, donate_argnums=0)
+    results, keys = [], jax.random.split(jax.random.key(0), args.steps)
+    for capacity in args.capacities:
+        start_mb = _resident_mb("VmRSS")
+        buffer = ring.init(capacity, example_transition(spec)).replace(size=jnp.asarray(capacity, jnp.int32))
+        size_mb = sum(x.nbytes for x in jax.tree.leaves(buffer)) / 2**20
+        times: dict[str, list[float]] = {"scan": [], "calls": []}
+        loop_keys = list(keys[: args.loop_steps])
+        for _ in range(1 + args.repeats):
+            before = time.perf_counter()
+            buffer, total = jax.block_until_ready(scan(buffer, keys))
+            times["scan"].append((time.perf_counter() - before) / len(keys) * 1e3)
+            before = time.perf_counter()
+            for key in loop_keys:
+                buffer = add(buffer, row)
+                total = read(buffer, key)
+            jax.block_until_ready(total)
+            times["calls"].append((time.perf_counter() - before) / len(loop_keys) * 1e3)
+        peak = _resident_mb("VmHWM") - start_mb
+        for mode, each in times.items():
+            results.append({"capacity": capacity, "mode": mode, "ms_per_step": statistics.median(each[1:])})
+            results[-1] |= {"ring_mb": round(size_mb, 1), "peak_over_start_mb": round(peak, 1)}
+        del buffer
+    return {"results": results, "batch_size": args.batch_size}
+
+
+def matmul(args: argparse.Namespace) -> dict[str, Any]:
+    """Best float32 GFLOP/s over a few sizes of square products."""
+    best = 0.0
+    for n in (512, 1024, 2048):
+        x = jax.random.normal(jax.random.key(0), (n, n))
+        product = jax.jit(lambda x, w: jax.lax.fori_loop(0, 10, lambda _, y: (y @ w) * 0.01, x))
+        product(x, x).block_until_ready()
+        for _ in range(args.repeats):
+            before = time.perf_counter()
+            product(x, x).block_until_ready()
+            best = max(best, 10 * 2 * n**3 / (time.perf_counter() - before) / 1e9)
+    return {"gflops_per_second": best}
+
+
+def sac_update_gflops(observation: int, action: int, hidden: int = 256, batch: int = 256) -> float:
+    """Arithmetic of one SAC update (two critics, two hidden layers) in GFLOP: matrix products only."""
+    critic = (observation + action) * hidden + hidden * hidden + hidden
+    actor = observation * hidden + hidden * hidden + hidden * 2 * action
+    target = actor + 2 * critic
+    critics = 2 * (3 * critic - (observation + action) * hidden)  # no gradient with respect to the data
+    to_action = critic - observation * hidden
+    policy = 3 * actor - observation * hidden + 2 * (critic + to_action)
+    return 2 * batch * (target + critics + policy) / 1e9
+
+
+def _sum(tree: Any) -> jax.Array:
+    """One number that needs every leaf, so that no gather can be dropped."""
+    return sum((jnp.sum(x.astype(jnp.float32)) for x in jax.tree.leaves(tree)), jnp.zeros(()))
+
+
+def _resident_mb(field: str) -> float:
+    """VmHWM (peak) or VmRSS (now) of this process in MB, or 0 where there is no /proc."""
+    try:
+        lines = pathlib.Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return 0.0
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(field + ":"))
+
+
+def main() -> None:
+    """Run one measurement and print it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    sub = commands.add_parser("train")
+    sub.add_argument("--agent", default="sac")
+    sub.add_argument("--env", default="HalfCheetah-v5")
+    sub.add_argument("--steps", type=int, default=3_000, help="timed steps per seed")
+    sub.add_argument("--seeds", type=int, default=1)
+    sub.add_argument("--capacity", type=int, default=1_000_000)
+    sub = commands.add_parser("replay")
+    sub.add_argument("--steps", type=int, default=10_000)
+    sub.add_argument("--loop-steps", type=int, default=2_000)
+    sub.add_argument("--batch-size", type=int, default=256)
+    sub.add_argument("--capacities", type=int, nargs="+", default=[10_000, 1_000_000])
+    sub.add_argument("--repeats", type=int, default=3)
+    sub = commands.add_parser("matmul")
+    sub.add_argument("--repeats", type=int, default=5)
+    args = parser.parse_args()
+    result = {"train": train, "replay": replay, "matmul": matmul}[args.command](args)
+    memory = jax.local_devices()[0].memory_stats() or {}
+    device_mb = memory.get("peak_bytes_in_use", 0) / 2**20
+    result["peak_memory_mb"] = round(device_mb or _resident_mb("VmHWM"), 1)
+    print(json.dumps({**result, **provenance()}), file=sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

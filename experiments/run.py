@@ -1,0 +1,168 @@
+"""Train an agent: `python experiments/run.py --agent=sac --env=HalfCheetah-v5 --steps=100000 --seeds=4`.
+
+`--agent=X --help` lists every option of a run and every hyper-parameter of the agent with its default.
+"""
+
+import contextlib
+import dataclasses
+import difflib
+import io
+import os
+import pathlib
+import re
+import sys
+import time
+from typing import Any
+
+import jax
+import tyro
+
+import agents
+from offpolicy_jax.errors import UserError
+from offpolicy_jax.training import Settings, train
+from offpolicy_jax.training.run_directory import RunDirectory
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; returns its exit code: 0 done, 2 bad input, 130 interrupted after a checkpoint."""
+    try:
+        name, settings, config, debug_nans = parse(sys.argv[1:] if arguments is None else arguments)
+        enable_compilation_cache()
+        jax.config.update("jax_debug_nans", debug_nans)
+        result = train(agents.load(name), settings, config)
+    except UserError as error:
+        print(f"run.py: {error}", file=sys.stderr)
+        return 2
+    except FloatingPointError as error:  # --debug-nans
+        print(f"run.py: not a number: {str(error).splitlines()[0]}", file=sys.stderr)
+        return 2
+    if result.interrupted:
+        print(f"run.py: interrupted; continue with --resume --run-dir={settings.run_dir}", file=sys.stderr)
+        return 130
+    print(describe(result.summary, settings.run_dir))
+    return 0
+
+
+def parse(arguments: list[str]) -> tuple[str, Settings, Any, bool]:
+    """Agent name, settings, config and --debug-nans. Raises UserError, one line, for what does not parse."""
+    arguments = [re.sub(r"^--[^=]*", lambda flag: flag.group().replace("_", "-"), a) for a in arguments]
+    previous = _previous_run(arguments)
+    name = _value(arguments, "--agent") or previous.get("agent")
+    if name is None:
+        if "--help" in arguments or "-h" in arguments:
+            print(__doc__)
+            print(f"agents: {', '.join(agents.REGISTRY)}\nsettings and hyper-parameters: --agent=sac --help")
+            raise SystemExit(0)
+        raise UserError(f"--agent is missing: use one of {', '.join(agents.REGISTRY)}")
+    Config = agents.load(name).Config
+    settings, base = Settings(), Config()
+    with contextlib.suppress(TypeError):  # a config of another version: train() names the difference
+        settings = dataclasses.replace(settings, **_typed(previous.get("settings", {})))
+        base = dataclasses.replace(base, **_typed(previous.get("config", {})))
+
+    @dataclasses.dataclass(frozen=True)
+    class Options(Settings):
+        agent: str = name
+        """Which agent learns."""
+        debug_nans: bool = False
+        """Stop at the operation that first makes a NaN (slow)."""
+        config: Config = base  # type: ignore[valid-type]
+        """Hyper-parameters."""
+
+    defaults = {f.name: getattr(settings, f.name) for f in dataclasses.fields(Settings)}
+    options, unknown = _tyro(Options, Options(**defaults), arguments)
+    if unknown:
+        raise UserError(_unknown(unknown[0], Config, Options))
+    values = {f.name: getattr(options, f.name) for f in dataclasses.fields(Settings)}
+    if values["run_dir"] is None:
+        stamp = time.strftime("%Y%m%d-%H%M%S")
+        values["run_dir"] = f"runs/{name}-{options.env.replace('/', '-')}-{stamp}-{os.getpid()}"
+    return name, Settings(**values), options.config, options.debug_nans
+
+
+def enable_compilation_cache() -> None:
+    """Keep compiled programs between runs, in JAX_COMPILATION_CACHE_DIR or the user's cache directory."""
+    base = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache"))
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        jax.config.update("jax_compilation_cache_dir", str(base / "offpolicy_jax" / "xla"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+SOLVED = {"phys2d/Pendulum-v0": -200, "Pendulum-v1": -200}
+"""Mean returns that count as solved where Gymnasium registers no threshold (a random policy: about -1200)."""
+
+
+def describe(summary: dict[str, Any], run_dir: str | None) -> str:
+    """The result in a few lines."""
+    lines = [f"{summary['agent']} on {summary['env']}, {summary.get('step', 0):,} steps"]
+    if summary["final_return"]:
+        low, high = summary["iqm_interval_95"]
+        seeds, episodes = len(summary["final_return"]), summary["episodes_per_seed"]
+        interval = f", 95 % bootstrap interval [{low:.1f}, {high:.1f}]" if low is not None else ""
+        lines.append(
+            f"  final greedy return: IQM {summary['iqm']:.1f}{interval} over {seeds} seed{'s' * (seeds > 1)} "
+            f"({episodes} episodes each)"
+        )
+        if (threshold := _threshold(summary["env"])) is not None:
+            verdict = "solved" if summary["iqm"] >= threshold else "not solved yet"
+            lines[-1] += f"\n  {verdict}: the environment counts as solved from {threshold:g} on"
+    if rate := summary.get("environment_steps_per_second"):
+        lines.append(f"  {rate:,.0f} environment steps/s (all seeds), {summary['compile_seconds']:.1f} s compiling")
+    if run_dir:
+        lines.append(f"  {run_dir}/learning_curve.png, summary.json, evaluations.csv, metrics.csv")
+    return "\n".join(lines)
+
+
+def _threshold(env: str) -> float | None:
+    import gymnasium
+
+    registered = gymnasium.registry.get(env)
+    return SOLVED.get(env, registered and registered.reward_threshold)
+
+
+def _tyro(kind: Any, default: Any, arguments: list[str]) -> tuple[Any, list[str]]:
+    """tyro's parse, with its error box folded into one line."""
+    box = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(box):
+            return tyro.cli(
+                kind, default=default, args=arguments, return_unknown_args=True, description=__doc__, prog="run.py"
+            )
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        text = re.sub(r"\x1b\[[0-9;]*m|[─-╿]", " ", box.getvalue())
+        message = re.split(r" (?:Argument helptext|For full helptext)", " ".join(text.split()))[0]
+        raise UserError(re.sub(r"^\w+ error (?:Error )?", "", message)) from None
+
+
+def _value(arguments: list[str], flag: str) -> str | None:
+    for i, argument in enumerate(arguments):
+        if argument == flag and i + 1 < len(arguments):
+            return arguments[i + 1]
+        if argument.startswith(flag + "="):
+            return argument.split("=", 1)[1]
+    return None
+
+
+def _previous_run(arguments: list[str]) -> dict[str, Any]:
+    """What the run to resume was asked to be: the defaults of this command."""
+    path = _value(arguments, "--run-dir")
+    return (RunDirectory(path).read_config() if path and "--resume" in arguments else None) or {}
+
+
+def _typed(values: dict[str, Any]) -> dict[str, Any]:
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+
+
+def _unknown(argument: str, config: Any, options: Any) -> str:
+    flag = argument.split("=", 1)[0]
+    known = ["--" + f.name.replace("_", "-") for f in dataclasses.fields(options) if f.name != "config"]
+    known += ["--config." + f.name for f in dataclasses.fields(config)]
+    near = difflib.get_close_matches(flag.replace("-", "_"), [k.replace("-", "_") for k in known], n=3)
+    names = [next(k for k in known if k.replace("-", "_") == n) for n in near]
+    return f"unknown option {flag}" + (f": did you mean {' or '.join(names)}?" if names else ": see --help")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,80 @@
+"""Environments by id: `make` picks the in-graph backend (pure JAX) where one exists, else the host (batched NumPy)."""
+
+import difflib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, cast
+
+from offpolicy_jax.environments.protocols import HostEnvironment, InGraphEnvironment, Step
+from offpolicy_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeIs
+
+# The backends are imported inside the functions: in-graph work must not load MuJoCo, nor `import offpolicy_jax` either.
+
+__all__ = ["HostEnvironment", "InGraphEnvironment", "Step", "is_in_graph", "known_ids", "make", "register"]
+
+Environment = InGraphEnvironment | HostEnvironment
+
+_constructors: dict[str, Callable[[int], Environment]] = {}
+
+
+def register(id: str, constructor: Callable[[int], Environment]) -> None:
+    """Let `make(id, num_envs)` return `constructor(num_envs)`, of either protocol. A later call replaces an earlier."""
+    _constructors[id] = constructor
+
+
+def make(id: str, num_envs: int = 1) -> Environment:
+    """Build an environment. `num_envs` is the size of a host environment; in-graph ones are vmapped by their driver.
+
+    Raises UserError for an unknown id (naming the nearest known ones) and for unsupported spaces.
+    """
+    if num_envs < 1:
+        raise UserError(f"num_envs must be at least 1, not {num_envs}")
+    if id in _constructors:
+        return _constructors[id](num_envs)
+    if id in _in_graph_ids():
+        from offpolicy_jax.environments import in_graph
+
+        return cast(InGraphEnvironment, in_graph.make_in_graph(id))
+    from offpolicy_jax.environments import host
+
+    if not _can_try(id):
+        nearest = _nearest(id, known_ids())
+        raise UserError(f"unknown environment {id!r}" + (f"; did you mean {' or '.join(nearest)}?" if nearest else ""))
+    return host.make_host(id, num_envs)
+
+
+def is_in_graph(environment: Environment) -> "TypeIs[InGraphEnvironment]":
+    """Whether the environment is pure JAX functions of one environment, rather than a batched host environment."""
+    return not hasattr(environment, "num_envs")
+
+
+def known_ids() -> list[str]:
+    """All ids that `make` knows, sorted: Gymnasium's registry, the host backend's own, and registered constructors."""
+    from offpolicy_jax.environments import host
+
+    return sorted({*_in_graph_ids(), *host.known_host_ids(), *_constructors})
+
+
+def _in_graph_ids() -> list[str]:
+    import gymnasium
+
+    return [id for id in gymnasium.registry if id.startswith(("phys2d/", "tabular/"))]
+
+
+def _can_try(id: str) -> bool:
+    """Whether the host backend knows the id or has more to say of it than that it is unknown."""
+    import gymnasium
+
+    # Gymnasium imports the module of a "module:id" first, so such an id cannot be known yet.
+    if id in gymnasium.registry or ":" in id:
+        return True
+    known = known_ids()  # last, because listing the dm_control suite loads MuJoCo
+    has_suite = any(name.startswith("dm_control/") for name in known)
+    return id in known or (id.startswith("dm_control/") and not has_suite)
+
+
+def _nearest(id: str, known: list[str]) -> list[str]:
+    folded = {name.casefold(): name for name in known}
+    return [folded[name] for name in difflib.get_close_matches(id.casefold(), folded, n=3)]

@@ -1,0 +1,372 @@
+"""Gymnasium and dm_control on the host: N environments in one process, stepped together with NumPy arrays.
+
+A plain loop, because a step is short: HalfCheetah takes 30 microseconds, and two threads take longer over a batch than
+one. (They pay off from Humanoid upwards, but there they would compete with the learner for the same cores.)
+"""
+
+import math
+import re
+import warnings
+from collections.abc import Callable
+from typing import Any, cast
+
+import gymnasium
+import jax
+import numpy as np
+from gymnasium import spaces
+from gymnasium.wrappers import OrderEnforcing
+
+from offpolicy_jax.environments import host_state
+from offpolicy_jax.environments.protocols import Step
+from offpolicy_jax.errors import UserError
+from offpolicy_jax.transition import ArraySpec, EnvironmentSpec, PyTree
+
+# MuJoCo and dm_control are imported inside the functions: listing or making other environments must not load them.
+
+MAX_ONE_HOT = 4096
+"""Integer observations with more values than this are quantities rather than categories: they become float32."""
+
+
+def make_host(id: str, num_envs: int, max_episode_steps: int | None = None) -> "LoopedEnvironment":
+    """Build N copies of a Gymnasium id or of `dm_control/<domain>-<task>-v0`.
+
+    `max_episode_steps` replaces the registered time limit. Raises UserError for an id that cannot be made here and for
+    unsupported spaces.
+    """
+    make_one = _Suite if id.startswith("dm_control/") else _Gymnasium
+    return LoopedEnvironment(id, [make_one(id) for _ in range(num_envs)], max_episode_steps)
+
+
+def known_host_ids() -> list[str]:
+    """Ids that `make_host` knows: Gymnasium's registry, and the dm_control suite where it is installed."""
+    ids = [id for id in gymnasium.registry if not id.startswith(("phys2d/", "tabular/", "dm_control/"))]
+    try:
+        tasks = _suite().ALL_TASKS
+    except ImportError:
+        tasks = ()
+    return ids + [f"dm_control/{domain}-{task}-v0" for domain, task in tasks]
+
+
+class LoopedEnvironment:
+    """N single environments as one `HostEnvironment`. Build it with `make_host`.
+
+    Returned arrays are new at every step and belong to the caller (JAX may read them later), but where no episode has
+    ended, `Step.observation` and `Step.next_observation` are the same object.
+
+    A resumed run continues its episodes bit for bit for MuJoCo (Gymnasium's and dm_control's) and for environments
+    whose state is plain numbers and arrays (classic control, toy text). Others (Box2D, Atari) cannot be captured: there
+    `set_state` restores the random generators and starts new episodes. `exact_resume` tells which.
+    """
+
+    observation: PyTree
+    """The observation to act on next, as returned last."""
+
+    def __init__(self, id: str, environments: list["_Single"], max_episode_steps: int | None = None) -> None:
+        first = environments[0]
+        self.num_envs = len(environments)
+        self.spec = EnvironmentSpec(
+            id=id,
+            observation=_observation_spec(id, first.observation_space),
+            action=_action_spec(id, first.action_space),
+            max_episode_steps=max_episode_steps or first.max_episode_steps,
+        )
+        self.observation = None
+        self._environments = environments
+        self._steps = [environment.step for environment in environments]
+        self._limit = self.spec.max_episode_steps or math.inf
+        self._elapsed = [0] * self.num_envs
+        self._to_space = _action_map(self.spec.action, first.action_space, self.num_envs)
+        leaves, self._structure = jax.tree.flatten(self.spec.observation)
+        self._leaves = _leaf_getter(self.spec.observation)
+        self._layout = [((self.num_envs, *leaf.shape), leaf.dtype) for leaf in leaves]
+        # Before a first episode, which may change the models.
+        self._physics = None
+        if first.model is not None:
+            models, datas = [e.model for e in environments], [e.data for e in environments]
+            self._physics = host_state.Physics(models, datas)
+
+    @property
+    def exact_resume(self) -> bool:
+        """Whether `set_state` continues the episodes, rather than starting new ones."""
+        return all(environment.get_state()[1] for environment in self._environments)
+
+    def reset(self, seeds: np.ndarray) -> PyTree:
+        """Start N episodes, environment i from `seeds[i]`. Returns observations (N, ...)."""
+        seeds = np.asarray(seeds)
+        if seeds.shape != (self.num_envs,):
+            raise ValueError(f"seeds have shape {seeds.shape}, expected {(self.num_envs,)}")
+        return self._reset_all([int(seed) for seed in seeds])
+
+    def step(self, actions: np.ndarray) -> Step:
+        """Advance all environments one step with actions (N, A) in [-1, 1] (clipped to it), or (N,) integers."""
+        rows = self._to_space(actions)
+        elapsed, limit, leaves = self._elapsed, self._limit, self._leaves
+        buffers = [np.empty(shape, dtype) for shape, dtype in self._layout]
+        reward = np.empty(self.num_envs, np.float32)
+        terminated = np.zeros(self.num_envs, bool)
+        truncated = np.zeros(self.num_envs, bool)
+        ended = []
+        for i, step in enumerate(self._steps):
+            observation, reward[i], terminal, cut, _ = step(rows[i])
+            for buffer, leaf in zip(buffers, leaves(observation), strict=True):
+                buffer[i] = leaf
+            elapsed[i] += 1
+            if terminal:
+                terminated[i] = True
+                ended.append(i)
+            elif cut or elapsed[i] >= limit:
+                truncated[i] = True
+                ended.append(i)
+        next_observation = self.observation = jax.tree.unflatten(self._structure, buffers)
+        if ended:
+            buffers = [buffer.copy() for buffer in buffers]
+            for i in ended:
+                self._begin(i, None, buffers)
+            self.observation = jax.tree.unflatten(self._structure, buffers)
+        return Step(self.observation, next_observation, reward, terminated, truncated)
+
+    def get_state(self) -> dict[str, np.ndarray]:
+        """Everything that the future depends on, as arrays. Raises ValueError before the first reset."""
+        if self.observation is None:
+            raise ValueError("reset the environment before saving it")
+        captured = [environment.get_state() for environment in self._environments]
+        document = {
+            "id": self.spec.id,
+            "exact": all(complete for _, complete in captured),
+            "elapsed": self._elapsed,
+            "environments": [content for content, _ in captured],
+            "layout": self._physics.layout() if self._physics else None,
+        }
+        state = {"environments": host_state.to_bytes(document)}
+        for i, leaf in enumerate(jax.tree.leaves(self.observation)):
+            state[f"observation_{i}"] = leaf.copy()
+        return state | (self._physics.get_state() if self._physics else {})
+
+    def set_state(self, state: dict[str, np.ndarray]) -> None:
+        """Continue from `get_state()`; `observation` is then the one to act on next.
+
+        Raises UserError for the state of another environment, number of environments or version of MuJoCo, and
+        ValueError where the physics have lost their float64.
+        """
+        state = {name: np.asarray(array) for name, array in state.items()}
+        document = host_state.from_bytes(state["environments"])
+        saved = document["id"], len(document["elapsed"])
+        if saved != (self.spec.id, self.num_envs):
+            raise UserError(f"the saved state is of {saved[1]} x {saved[0]}, not {self.num_envs} x {self.spec.id}")
+        if self._physics:
+            self._physics.check(state, document["layout"])
+        for environment, content in zip(self._environments, document["environments"], strict=True):
+            environment.set_state(content, exact=document["exact"])
+        if not document["exact"]:
+            self._reset_all([None] * self.num_envs)
+            return
+        if self._physics:
+            self._physics.set_state(state)
+        self._elapsed = list(document["elapsed"])
+        leaves = [state[f"observation_{i}"].copy() for i in range(len(self._layout))]
+        self.observation = jax.tree.unflatten(self._structure, leaves)
+
+    def close(self) -> None:
+        """Free what the environments hold."""
+        for environment in self._environments:
+            environment.close()
+
+    def _reset_all(self, seeds: list[int] | list[None]) -> PyTree:
+        buffers = [np.empty(shape, dtype) for shape, dtype in self._layout]
+        for i, seed in enumerate(seeds):
+            self._begin(i, seed, buffers)
+        self.observation = jax.tree.unflatten(self._structure, buffers)
+        return self.observation
+
+    def _begin(self, i: int, seed: int | None, buffers: list[np.ndarray]) -> None:
+        observation = self._environments[i].reset(seed)
+        for buffer, leaf in zip(buffers, self._leaves(observation), strict=True):
+            buffer[i] = leaf
+        self._elapsed[i] = 0
+
+
+class _Single:
+    """One environment of a backend: what the loop and the saving need of it."""
+
+    observation_space: spaces.Space
+    action_space: spaces.Space
+    max_episode_steps: int | None = None
+    step: Callable[[Any], tuple[Any, Any, bool, bool, Any]]  # observation, reward, terminated, truncated, ignored
+    model: Any = None  # of MuJoCo, if the state is in there
+    data: Any = None
+    layers: list[Any]  # objects whose attributes may be state
+
+    @property
+    def generator(self) -> Any:
+        """The random generator of later episodes."""
+        raise NotImplementedError
+
+    def reset(self, seed: int | None) -> Any:
+        """Start an episode, from a seed or from the generator as it is. Returns the observation."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Free what it holds."""
+
+    def get_state(self) -> tuple[dict[str, Any], bool]:
+        """State outside the physics as JSON values, and whether it is complete."""
+        captured = [host_state.get_attributes(layer) for layer in self.layers]
+        content = {"generator": host_state.get_generator(self.generator), "layers": [c for c, _ in captured]}
+        return content, all(complete for _, complete in captured)
+
+    def set_state(self, content: dict[str, Any], exact: bool) -> None:
+        """Put back what `get_state` took; without `exact` the generator only."""
+        host_state.set_generator(self.generator, content["generator"])
+        if exact:
+            for layer, attributes in zip(self.layers, content["layers"], strict=True):
+                host_state.set_attributes(layer, attributes)
+
+
+class _Gymnasium(_Single):
+    def __init__(self, id: str) -> None:
+        try:
+            environment = gymnasium.make(id, disable_env_checker=True, max_episode_steps=-1)
+        except (gymnasium.error.Error, ImportError) as error:  # unknown, deprecated, or needs a package that is absent
+            raise UserError(f"cannot make {id}: {' '.join(str(error).split())}") from error
+        inner = environment.unwrapped
+        if inner.spec is not None:  # which lacks the limit; the registry's has it
+            self.max_episode_steps = gymnasium.registry[inner.spec.id].max_episode_steps
+        if isinstance(environment, OrderEnforcing):  # the loop keeps the order itself; this saves a call per step
+            environment = environment.env
+        self.observation_space, self.action_space = environment.observation_space, environment.action_space
+        self.step = environment.step
+        self.layers = [environment]
+        while isinstance(self.layers[-1], gymnasium.Wrapper):
+            self.layers.append(self.layers[-1].env)
+        if host_state.is_mujoco(inner):
+            self.model, self.data = cast(Any, inner).model, cast(Any, inner).data
+        self._environment = environment
+
+    @property
+    def generator(self) -> np.random.Generator:
+        return self._environment.unwrapped.np_random
+
+    def reset(self, seed: int | None) -> Any:
+        return self._environment.reset(seed=seed)[0]
+
+    def close(self) -> None:
+        self._environment.close()
+
+
+class _Suite(_Single):
+    def __init__(self, id: str) -> None:
+        match = re.fullmatch(r"dm_control/(\w+)-(\w+)-v0", id)
+        try:
+            suite = _suite()
+        except ImportError as error:
+            raise UserError(f"{id} needs dm_control; install it with `pip install dm-control`") from error
+        if match is None or match.groups() not in suite.ALL_TASKS:
+            raise UserError(f"unknown environment {id}; dm_control ids look like dm_control/cartpole-swingup-v0")
+        # Seeded because a constructor may draw the system itself, which must be the same one for every copy.
+        environment = suite.load(*match.groups(), task_kwargs={"random": 0})
+        # The loop counts instead, so that an episode that fails in its last step is terminated.
+        limit, environment._step_limit = environment._step_limit, math.inf
+        self.max_episode_steps = None if math.isinf(limit) else math.ceil(limit)
+        actions = environment.action_spec()
+        self.action_space = spaces.Box(actions.minimum, actions.maximum, actions.shape, actions.dtype)
+        self.observation_space = spaces.Dict(
+            {
+                name: spaces.Box(-np.inf, np.inf, array.shape or (1,), np.float32)
+                for name, array in environment.observation_spec().items()
+            }
+        )
+        self.model, self.data = environment.physics.model.ptr, environment.physics.data.ptr
+        self.layers = [environment, environment.task]
+        self._id, self._fatal = id, host_state.load_mujoco().FatalError
+        self._environment = environment
+
+    @property
+    def generator(self) -> np.random.RandomState:
+        return self._environment.task.random
+
+    def step(self, action: np.ndarray) -> tuple[Any, Any, bool, bool, None]:
+        step = self._environment.step(action)
+        last = step.last()
+        return step.observation, step.reward, last and step.discount == 0, last, None
+
+    def reset(self, seed: int | None) -> Any:
+        if seed is not None:
+            self._environment.task._random = np.random.RandomState(seed)
+        try:
+            return self._environment.reset().observation
+        except self._fatal as error:  # quadruped-escape uploads its terrain to the renderer
+            raise UserError(
+                f"{self._id} needs OpenGL to start an episode; set the environment variable MUJOCO_GL to egl or osmesa"
+            ) from error
+
+    def close(self) -> None:
+        self._environment.close()
+
+
+def _suite() -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # importing it looks for a display to render on, and warns if there is none
+        from dm_control import suite
+    return suite
+
+
+def _observation_spec(id: str, space: spaces.Space) -> PyTree:
+    if isinstance(space, spaces.Dict):
+        return {name: _observation_spec(id, part) for name, part in space.spaces.items()}
+    if isinstance(space, spaces.Tuple):
+        return tuple(_observation_spec(id, part) for part in space.spaces)
+    if isinstance(space, spaces.Discrete) and space.start >= 0:
+        return ArraySpec((), np.dtype(np.int32), num_values=int(space.start + space.n))
+    if isinstance(space, spaces.MultiBinary):
+        return ArraySpec(space.shape, np.dtype(np.int32), num_values=2)
+    if isinstance(space, spaces.MultiDiscrete) and space.start.min() >= 0:
+        return ArraySpec(space.shape, np.dtype(np.int32), num_values=int((space.start + space.nvec).max()))
+    if isinstance(space, spaces.Box):
+        if space.dtype == np.uint8 and len(space.shape) >= 2:  # pixels keep their bytes
+            return ArraySpec(space.shape, np.dtype(np.uint8))
+        if np.issubdtype(space.dtype, np.integer) and space.low.min() >= 0 and space.high.max() < MAX_ONE_HOT:
+            return ArraySpec(space.shape, np.dtype(np.int32), num_values=int(space.high.max()) + 1)
+        return ArraySpec(space.shape, np.dtype(np.float32))
+    raise UserError(f"{id}: observations in {space} are not supported; use Box, Discrete, or a Dict or Tuple of them")
+
+
+def _action_spec(id: str, space: spaces.Space) -> ArraySpec:
+    if isinstance(space, spaces.Discrete):
+        return ArraySpec((), np.dtype(np.int32), num_values=int(space.n))
+    if isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating):
+        largest = max(np.abs(space.low).max(), np.abs(space.high).max())
+        if largest < 1e10:  # what MuJoCo has for infinity, where an actuator has no range
+            return ArraySpec(space.shape, np.dtype(np.float32))
+    raise UserError(f"{id}: actions in {space} are not supported; use Discrete or a bounded Box of floats")
+
+
+def _action_map(spec: ArraySpec, space: Any, num_envs: int) -> Callable[[Any], Any]:
+    """From a batch of our actions ([-1, 1] or integers from 0) to a sequence of the environment's own."""
+    shape = (num_envs, *spec.shape)
+
+    def check(actions: np.ndarray) -> np.ndarray:
+        if actions.shape != shape:
+            raise ValueError(f"actions have shape {actions.shape}, expected {shape}")
+        return actions
+
+    if spec.num_values is not None:
+        start = int(space.start)
+        return lambda actions: [start + action for action in check(np.asarray(actions)).tolist()]
+
+    dtype = space.dtype
+    low, high = space.low, space.high
+    # The middle-and-half form is exact at 0 and, for symmetric bounds, at both ends.
+    middle, half = (low + high) / dtype.type(2), (high - low) / dtype.type(2)
+    if np.all(middle == 0) and np.all(half == 1):
+        return lambda actions: np.minimum(np.maximum(check(np.asarray(actions, dtype)), low), high)
+    one = dtype.type(1)
+    return lambda actions: middle + np.minimum(np.maximum(check(np.asarray(actions, dtype)), -one), one) * half
+
+
+def _leaf_getter(spec: PyTree) -> Callable[[Any], Any]:
+    """A function from one observation to its leaves, in the order of `jax.tree.leaves(spec)`."""
+    if isinstance(spec, ArraySpec):
+        return lambda observation: (observation,)
+    items = sorted(spec.items()) if isinstance(spec, dict) else enumerate(spec)
+    parts = [(key, _leaf_getter(part)) for key, part in items]
+    return lambda observation: [leaf for key, part in parts for leaf in part(observation[key])]

@@ -1,0 +1,162 @@
+"""Gymnasium's functional JAX environments (`phys2d/…`, `tabular/…`) as pure functions inside the graph.
+
+Random numbers are split as Gymnasium splits them: `reset(jax.random.key(s))` and the steps after it, later episodes
+included, are the trajectory of `gymnasium.make(id)` after `reset(seed=s)`.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import gymnasium
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from gymnasium import spaces
+from gymnasium.envs.functional_jax_env import FunctionalJaxEnv
+from gymnasium.experimental.functional import FuncEnv
+
+from offpolicy_jax.environments.protocols import Step
+from offpolicy_jax.errors import UserError
+from offpolicy_jax.transition import ArraySpec, EnvironmentSpec, PyTree
+
+MAX_ONE_HOT = 4096
+"""Integer observations with more values than this are quantities rather than categories: they become float32."""
+
+
+@struct.dataclass
+class State:
+    """State of one environment: what the functional environment keeps, the time limit's count, the next key."""
+
+    inner: PyTree
+    elapsed: jax.Array  # int32 (): steps since the episode began
+    key: jax.Array  # typed key ()
+
+
+@dataclasses.dataclass(frozen=True)
+class FunctionalEnvironment:
+    """A Gymnasium `FuncEnv` as an `InGraphEnvironment`. Build it with `make_in_graph` or `adapt`."""
+
+    spec: EnvironmentSpec
+    func_env: FuncEnv
+    # Structure, shapes and dtypes of the inner state after a transition; the initial one is cast to them.
+    inner_shape: PyTree = dataclasses.field(repr=False, compare=False)
+
+    def reset(self, key: jax.Array) -> tuple[State, PyTree]:
+        """Start an episode from a typed key. Returns (state, observation)."""
+        now, later = jax.random.split(key)
+        # By keyword here and by position in `step`, as Gymnasium calls them: environments differ in the names.
+        inner = self._fixed(self.func_env.initial(rng=now))
+        state = State(inner=inner, elapsed=jnp.zeros((), jnp.int32), key=later)
+        return state, self._observation(inner, now)
+
+    def step(self, state: State, action: jax.Array) -> tuple[State, Step]:
+        """Advance one step; after an ending the returned state and `Step.observation` begin a new episode."""
+        now, later = jax.random.split(state.key)
+        action = _to_space(action, self.func_env.action_space)
+        inner = self._fixed(self.func_env.transition(state.inner, action, now))
+        next_observation = self._observation(inner, now)
+        reward = _scalar(self.func_env.reward(state.inner, action, inner, now), jnp.float32)
+        terminated = _scalar(self.func_env.terminal(inner, now), jnp.bool_)
+        elapsed = state.elapsed + 1
+        limit = self.spec.max_episode_steps
+        truncated = jnp.zeros((), jnp.bool_) if limit is None else ~terminated & (elapsed >= limit)
+
+        successor = State(inner=inner, elapsed=elapsed, key=later), next_observation
+        done = terminated | truncated
+        state, observation = jax.tree.map(lambda a, b: jnp.where(done, a, b), self.reset(later), successor)
+        return state, Step(observation, next_observation, reward, terminated, truncated)
+
+    def _fixed(self, inner: PyTree) -> PyTree:
+        return jax.tree.map(_fixed_leaf, inner, self.inner_shape)
+
+    def _observation(self, inner: PyTree, key: jax.Array) -> PyTree:
+        observation = self.func_env.observation(inner, key)
+        return jax.tree.map(
+            lambda s, x: jnp.asarray(x).astype(s.dtype).reshape(s.shape), self.spec.observation, observation
+        )
+
+
+def make_in_graph(id: str) -> FunctionalEnvironment:
+    """Build a registered Gymnasium id that has a functional JAX form, with its registered time limit.
+
+    Raises UserError for an id without such a form, with unsupported spaces, or that Gymnasium cannot make.
+    """
+    try:
+        wrapped = gymnasium.make(id, disable_env_checker=True)
+    except gymnasium.error.Error as error:
+        raise UserError(f"cannot make {id}: {' '.join(str(error).split())}") from error
+    limit = wrapped.spec.max_episode_steps if wrapped.spec else None
+    environment = wrapped.unwrapped
+    if not isinstance(environment, FunctionalJaxEnv):
+        raise UserError(f"{id} has no functional JAX form; it runs on the host")
+    # A func_env of our own: Gymnasium's vector form vmaps its methods in place, so an instance must not be shared.
+    return adapt(id, environment.func_env, limit)
+
+
+def adapt(id: str, func_env: FuncEnv, max_episode_steps: int | None = None) -> FunctionalEnvironment:
+    """Adapt a `FuncEnv`, for example one with other parameters. Raises UserError for unsupported spaces."""
+    spec = EnvironmentSpec(
+        id=id,
+        observation=_observation_spec(id, func_env.observation_space),
+        action=_action_spec(id, func_env.action_space),
+        max_episode_steps=max_episode_steps,
+    )
+
+    def after_one_step(key: jax.Array) -> PyTree:
+        action = _to_space(jnp.zeros(spec.action.shape, spec.action.dtype), func_env.action_space)
+        return func_env.transition(func_env.initial(rng=key), action, key)
+
+    return FunctionalEnvironment(spec, func_env, jax.eval_shape(after_one_step, jax.random.key(0)))
+
+
+def _observation_spec(id: str, space: Any) -> PyTree:
+    if isinstance(space, spaces.Dict):
+        return {name: _observation_spec(id, part) for name, part in space.spaces.items()}
+    if isinstance(space, spaces.Tuple):
+        return tuple(_observation_spec(id, part) for part in space.spaces)
+    if isinstance(space, spaces.Discrete) and space.start >= 0:
+        return ArraySpec((), np.dtype(np.int32), num_values=int(space.start + space.n))
+    if isinstance(space, spaces.Box):
+        if space.dtype == np.uint8 and len(space.shape) >= 2:  # pixels keep their bytes
+            return ArraySpec(space.shape, np.dtype(np.uint8))
+        if np.issubdtype(space.dtype, np.integer) and space.low.min() >= 0 and space.high.max() < MAX_ONE_HOT:
+            return ArraySpec(space.shape, np.dtype(np.int32), num_values=int(space.high.max()) + 1)
+        return ArraySpec(space.shape, np.dtype(np.float32))
+    raise UserError(f"{id}: observations in {space} are not supported; use Box, Discrete, or a Dict or Tuple of them")
+
+
+def _action_spec(id: str, space: Any) -> ArraySpec:
+    if isinstance(space, spaces.Discrete):
+        return ArraySpec((), np.dtype(np.int32), num_values=int(space.n))
+    if isinstance(space, spaces.Box):
+        if np.issubdtype(space.dtype, np.integer):
+            if math.prod(space.shape) == 1:  # one integer in a box is a discrete action
+                return ArraySpec((), np.dtype(np.int32), num_values=int(space.high.item() - space.low.item()) + 1)
+        elif space.is_bounded("both"):
+            return ArraySpec(space.shape, np.dtype(np.float32))
+    raise UserError(f"{id}: actions in {space} are not supported; use Discrete or a bounded Box of floats")
+
+
+def _to_space(action: jax.Array, space: Any) -> jax.Array:
+    """From our action ([-1, 1] or an integer from 0) to the environment's own."""
+    if isinstance(space, spaces.Discrete):
+        return action.astype(jnp.int32) + int(space.start)
+    if np.issubdtype(space.dtype, np.integer):
+        return action.astype(jnp.int32).reshape(space.shape) + jnp.asarray(space.low, jnp.int32)
+    low, high = jnp.asarray(space.low, jnp.float32), jnp.asarray(space.high, jnp.float32)
+    # The middle-and-half form is exact at 0 and, for symmetric bounds, at both ends.
+    return (low + high) / 2 + jnp.clip(action, -1.0, 1.0) * (high - low) / 2
+
+
+def _fixed_leaf(x: Any, target: jax.ShapeDtypeStruct) -> jax.Array:
+    """`x` in the target's shape and dtype. Also drops weak types: a scan's carry must not change."""
+    x = jnp.asarray(x)
+    if not jnp.issubdtype(x.dtype, jax.dtypes.extended):  # keys have no other dtype to be cast to
+        x = x.astype(target.dtype)
+    return jnp.broadcast_to(x, target.shape)
+
+
+def _scalar(x: Any, dtype: Any) -> jax.Array:
+    return jnp.asarray(x).astype(dtype).reshape(())

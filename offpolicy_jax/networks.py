@@ -1,0 +1,141 @@
+"""Networks in flax.linen: MLP torso, ensembles of critics as one stack of matrices, policies.
+
+Agents see pure `init` and `apply` only. Everything static (sizes, initialiser, encoder) is a hashable module field.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from offpolicy_jax.distributions import Categorical, TanhNormal
+from offpolicy_jax.transition import ArraySpec, PyTree
+
+KernelInit = Literal["glorot_uniform", "lecun_uniform", "orthogonal"]
+Encoder = tuple[ArraySpec, ...]
+"""How `flatten` reads an observation: the specs of its leaves, in tree order."""
+
+
+def encoder(observation_spec: PyTree) -> Encoder:
+    """The encoder of an observation spec."""
+    return tuple(jax.tree.leaves(observation_spec))
+
+
+def flatten(encoder: Encoder, observation: PyTree) -> jax.Array:
+    """All leaves of an observation as one float32 vector (..., width); integers become one-hot, bytes are / 255."""
+
+    def vector(spec: ArraySpec, x: jax.Array) -> jax.Array:
+        batch = x.shape[: x.ndim - len(spec.shape)]
+        if spec.num_values is not None:
+            x = jax.nn.one_hot(x, spec.num_values, dtype=jnp.float32)
+        elif spec.dtype == np.uint8:
+            x = x.astype(jnp.float32) / 255.0
+        return x.reshape(*batch, -1).astype(jnp.float32)
+
+    leaves = [vector(spec, x) for spec, x in zip(encoder, jax.tree.leaves(observation), strict=True)]
+    return leaves[0] if len(leaves) == 1 else jnp.concatenate(leaves, axis=-1)
+
+
+def initializer(name: KernelInit, gain: float = 1.0) -> Callable[..., jax.Array]:
+    """An initialiser of matrices by name; `gain` scales the orthogonal one. Raises ValueError for another name."""
+    if name == "glorot_uniform":  # Keras' default, so the official SAC code's
+        return nn.initializers.glorot_uniform()
+    if name == "lecun_uniform":
+        return nn.initializers.lecun_uniform()
+    if name == "orthogonal":
+        return nn.initializers.orthogonal(gain)
+    raise ValueError(f"unknown kernel_init {name!r}: use glorot_uniform, lecun_uniform or orthogonal")
+
+
+class StackedDense(nn.Module):
+    """N independent dense layers as one batched product: (B, in) or (N, B, in) -> (N, B, features)."""
+
+    num: int
+    features: int
+    kernel_init: Callable[..., jax.Array]
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        def init_stack(key, shape):
+            return jax.vmap(lambda k: self.kernel_init(k, shape[1:]))(jax.random.split(key, shape[0]))
+
+        kernel = self.param("kernel", init_stack, (self.num, x.shape[-1], self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.num, 1, self.features))
+        if x.ndim == 2:
+            x = jnp.broadcast_to(x, (self.num, *x.shape))
+        return jnp.matmul(x, kernel) + bias
+
+
+class MLP(nn.Module):
+    """Dense layers with ReLU after each: (..., in) -> (..., hidden_sizes[-1])."""
+
+    hidden_sizes: tuple[int, ...]
+    kernel_init: KernelInit = "glorot_uniform"
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for size in self.hidden_sizes:
+            x = nn.relu(nn.Dense(size, kernel_init=initializer(self.kernel_init, np.sqrt(2.0)))(x))
+        return x
+
+
+class Critics(nn.Module):
+    """N state-action values Q_i(s, a): observation (B, ...), action (B, A) -> (N, B).
+
+    Without an action, N vectors of state values or action values: `outputs` > 0 gives (N, B, outputs).
+    """
+
+    encoder: Encoder
+    hidden_sizes: tuple[int, ...]
+    num: int = 2
+    outputs: int = 0
+    kernel_init: KernelInit = "glorot_uniform"
+
+    @nn.compact
+    def __call__(self, observation: PyTree, action: jax.Array | None = None) -> jax.Array:
+        x = flatten(self.encoder, observation)
+        if action is not None:
+            x = jnp.concatenate([x, action], axis=-1)
+        for size in self.hidden_sizes:
+            x = nn.relu(StackedDense(self.num, size, initializer(self.kernel_init, np.sqrt(2.0)))(x))
+        x = StackedDense(self.num, max(1, self.outputs), initializer(self.kernel_init))(x)
+        return x if self.outputs else x[..., 0]
+
+
+class TanhNormalPolicy(nn.Module):
+    """pi(a|s) as a tanh-Gaussian with a state-dependent, clipped log standard deviation."""
+
+    encoder: Encoder
+    hidden_sizes: tuple[int, ...]
+    action_size: int
+    log_std_min: float = -20.0
+    log_std_max: float = 2.0
+    kernel_init: KernelInit = "glorot_uniform"
+
+    @nn.compact
+    def __call__(self, observation: PyTree) -> TanhNormal:
+        x = MLP(self.hidden_sizes, self.kernel_init)(flatten(self.encoder, observation))
+        x = nn.Dense(2 * self.action_size, kernel_init=initializer(self.kernel_init))(x)
+        mean, log_std = jnp.split(x, 2, axis=-1)
+        return TanhNormal(mean, jnp.clip(log_std, self.log_std_min, self.log_std_max))
+
+
+class CategoricalPolicy(nn.Module):
+    """pi(a|s) over discrete actions."""
+
+    encoder: Encoder
+    hidden_sizes: tuple[int, ...]
+    num_actions: int
+    kernel_init: KernelInit = "glorot_uniform"
+
+    @nn.compact
+    def __call__(self, observation: PyTree) -> Categorical:
+        x = MLP(self.hidden_sizes, self.kernel_init)(flatten(self.encoder, observation))
+        return Categorical(nn.Dense(self.num_actions, kernel_init=initializer(self.kernel_init))(x))
+
+
+Params = Any
+"""A pytree of network parameters, as `module.init` returns it."""

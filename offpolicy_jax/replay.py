@@ -1,0 +1,190 @@
+"""Replay: one ring of transitions as a pytree plus free functions.
+
+Storage leaves are (rows, E, ...): a row holds the same step of all parallel environments of one seed. `position` and
+`size` are scalars that all seeds share: under `vmap` over seeds give them axis None (`SEED_AXES`), and an add stays a
+slice update instead of becoming a scatter.
+
+The ring must never be copied. Inside a scan or loop: add first, then sample. At the top level: `add` in its own jitted
+call with the replay donated, then read it in another. Sampling costs O(batch), never O(capacity).
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from offpolicy_jax import normalization
+from offpolicy_jax.normalization import Normalizer
+from offpolicy_jax.transition import PyTree, Transition
+
+T = TypeVar("T")
+
+
+@struct.dataclass
+class Replay:
+    """A ring of transitions. Build it with `init`."""
+
+    storage: Transition  # leaves (rows, E, ...)
+    position: jax.Array  # int32 (): the row that is written next
+    size: jax.Array  # int32 (): rows that hold data
+    normalizer: Normalizer | None = None
+
+    @property
+    def rows(self) -> int:
+        """Rows of the ring, without a seed axis."""
+        return self.storage.reward.shape[-2]
+
+    @property
+    def num_envs(self) -> int:
+        """Parallel environments per seed."""
+        return self.storage.reward.shape[-1]
+
+    @property
+    def capacity(self) -> int:
+        """Transitions that fit, per seed."""
+        return self.rows * self.num_envs
+
+
+SEED_AXES: Any = Replay(storage=0, position=None, size=None, normalizer=0)  # type: ignore[arg-type]
+"""`in_axes` and `out_axes` of a replay under `vmap` over seeds."""
+
+
+def init(
+    capacity: int,
+    example: Transition,
+    num_envs: int = 1,
+    *,
+    normalize_observations: bool = False,
+    normalize_rewards: bool = False,
+    discount: float = 0.99,
+) -> Replay:
+    """An empty ring for at least `capacity` transitions like `example` (no batch axes). Raises ValueError if < 1."""
+    if capacity < 1 or num_envs < 1:
+        raise ValueError(f"capacity and num_envs must be at least 1, not {capacity} and {num_envs}")
+    rows = -(-capacity // num_envs)
+    storage = jax.tree.map(lambda x: jnp.zeros((rows, num_envs, *jnp.shape(x)), jnp.asarray(x).dtype), example)
+    normalizer = None
+    if normalize_observations or normalize_rewards:
+        normalizer = normalization.init(example, num_envs, normalize_observations, normalize_rewards, discount)
+    return Replay(storage, jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32), normalizer)
+
+
+def add(replay: Replay, transition: Transition) -> Replay:
+    """Write rows over the oldest ones. Leaves (n, E, ...) with n dividing the ring's rows, or ValueError."""
+    added = transition.reward.shape[0]
+    if added > replay.rows or replay.rows % added:
+        raise ValueError(f"cannot add {added} rows to a ring of {replay.rows}: the ring must hold a whole number of adds")
+    storage = jax.tree.map(lambda ring, rows: _write(0)(ring, rows, replay.position), replay.storage, transition)
+    normalizer = replay.normalizer and normalization.update(replay.normalizer, transition)
+    return Replay(
+        storage=storage,
+        position=(replay.position + added) % replay.rows,
+        size=jnp.minimum(replay.size + added, replay.rows),
+        normalizer=normalizer,
+    )
+
+
+def sample(replay: Replay, key: jax.Array, shape: int | tuple[int, ...]) -> Transition:
+    """Transitions drawn uniformly with replacement, leaves `shape + (...)`; the replay must not be empty."""
+    return _read(replay, _draw(key, shape, replay.size * replay.num_envs))
+
+
+def sample_n_step(
+    replay: Replay, key: jax.Array, shape: int | tuple[int, ...], n: int, discount: jax.Array | float
+) -> tuple[Transition, jax.Array]:
+    """n-step transitions: reward sum_k discount^k r_k up to n steps or the first ending, with that step's successor.
+
+    Returns the transitions, whose `next_observation`, `terminated` and `truncated` are those of the last step used,
+    and the discount (`shape`) that multiplies the value there (discount^steps). Starts are drawn from the rows with
+    n - 1 successors in the ring, so it must hold at least n rows. Rewards are summed after normalisation.
+    """
+    start = _draw(key, shape, (replay.size - (n - 1)) * replay.num_envs)
+    oldest = jnp.where(replay.size == replay.rows, replay.position, 0) * replay.num_envs
+    steps = [_read(replay, (oldest + start + k * replay.num_envs) % replay.capacity) for k in range(n)]
+    result, weight = steps[0], jnp.broadcast_to(jnp.asarray(discount, jnp.float32), steps[0].reward.shape)
+    for step in steps[1:]:
+        ended = result.terminated | result.truncated
+        later = step.replace(
+            observation=result.observation,
+            action=result.action,
+            reward=result.reward + weight * step.reward,
+            extras=result.extras,
+        )
+        result = jax.tree.map(lambda old, new, e=ended: jnp.where(_expand(e, old), old, new), result, later)
+        weight = jnp.where(ended, weight, weight * discount)
+    return result, weight
+
+
+def scan_batches(
+    step: Callable[[T, Transition, jax.Array], tuple[T, dict[str, jax.Array]]],
+    state: T,
+    replay: Replay,
+    key: jax.Array,
+    num_steps: int,
+    batch_size: int,
+) -> tuple[T, dict[str, jax.Array]]:
+    """`num_steps` calls `state, metrics = step(state, batch, key)` on fresh batches; returns the mean metrics.
+
+    All batches are gathered at once: the ring stays out of the loop.
+    """
+    sample_key, step_key = jax.random.split(key)
+    if num_steps == 1:
+        return step(state, sample(replay, sample_key, batch_size), step_key)
+    batches = sample(replay, sample_key, (num_steps, batch_size))
+    keys = jax.random.split(step_key, num_steps)
+    state, metrics = jax.lax.scan(lambda state, inputs: step(state, *inputs), state, (batches, keys))
+    return state, jax.tree.map(lambda x: jnp.mean(x, axis=0), metrics)
+
+
+def chronological(replay: Replay) -> tuple[Transition, jax.Array]:
+    """The whole ring from oldest to youngest, leaves (rows, E, ...), and which entries hold data, bool (rows, E).
+
+    Costs a copy of the ring: meant for on-policy data, where the ring is a few rollouts long.
+    """
+    order = (replay.position - replay.size + jnp.arange(replay.rows)) % replay.rows
+    transitions = jax.tree.map(lambda ring: ring[order], replay.storage)
+    mask = jnp.broadcast_to((jnp.arange(replay.rows) < replay.size)[:, None], (replay.rows, replay.num_envs))
+    return normalization.normalize(replay.normalizer, transitions), mask
+
+
+def _draw(key: jax.Array, shape: int | tuple[int, ...], end: jax.Array) -> jax.Array:
+    return jax.random.randint(key, (shape,) if isinstance(shape, int) else shape, 0, end)
+
+
+def _read(replay: Replay, index: jax.Array) -> Transition:
+    """The transitions at `index`, which counts rows times environments."""
+
+    def gather(ring):
+        flat = ring.reshape(-1, *ring.shape[2:])  # no copy: one axis of indices makes a faster gather than two
+        return flat.at[index].get(mode="promise_in_bounds")
+
+    return normalization.normalize(replay.normalizer, jax.tree.map(gather, replay.storage))
+
+
+def _expand(mask: jax.Array, like: PyTree) -> jax.Array:
+    return mask.reshape(mask.shape + (1,) * (like.ndim - mask.ndim))
+
+
+@functools.cache
+def _write(axis: int):
+    """`dynamic_update_slice` along `axis` that stays one under vmap (JAX's own batching rule makes it a scatter)."""
+
+    @jax.custom_batching.custom_vmap
+    def write(ring, rows, position):
+        return jax.lax.dynamic_update_slice_in_dim(ring, rows.astype(ring.dtype), position, axis)
+
+    @write.def_vmap
+    def _(axis_size, batched, ring, rows, position):
+        ring_batched, rows_batched, position_batched = batched
+        if position_batched:
+            raise ValueError("the replay's position is shared by all seeds: give it axis None (replay.SEED_AXES)")
+        if not ring_batched:
+            ring = jnp.broadcast_to(ring, (axis_size, *ring.shape))
+        if not rows_batched:
+            rows = jnp.broadcast_to(rows, (axis_size, *rows.shape))
+        return _write(axis + 1)(ring, rows, position), True
+
+    return write

@@ -1,0 +1,5 @@
+"""Training: loops, evaluation, checkpoints, run directories. `train` is the way in."""
+
+from offpolicy_jax.training.train import Result, Settings, train
+
+__all__ = ["Result", "Settings", "train"]

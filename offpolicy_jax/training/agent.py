@@ -1,0 +1,79 @@
+"""What a training loop expects of an agent: a module of pure functions, config first."""
+
+import dataclasses
+from typing import Any, Protocol, TypeVar
+
+import jax
+
+from offpolicy_jax.errors import UserError
+from offpolicy_jax.replay import Replay
+from offpolicy_jax.transition import EnvironmentSpec, PyTree
+
+Metrics = dict[str, jax.Array]
+C = TypeVar("C")
+
+
+class Agent(Protocol):
+    """The interface that each module in agents/ satisfies. All functions are those of one seed."""
+
+    Config: Any
+    State: Any
+
+    def init(self, config: Any, spec: EnvironmentSpec, key: jax.Array) -> Any:
+        """A fresh State. Raises UserError if the agent cannot work in such an environment."""
+        ...
+
+    def act(
+        self, config: Any, state: Any, observation: PyTree, step: jax.Array, key: jax.Array
+    ) -> tuple[jax.Array, dict[str, Any]]:
+        """Behaviour in E environments at once: actions, and extras to store with them."""
+        ...
+
+    def policy(self, config: Any, state: Any, observation: PyTree) -> jax.Array:
+        """Greedy actions, for evaluation."""
+        ...
+
+    def update(
+        self, config: Any, state: Any, replay: Replay, step: jax.Array, key: jax.Array
+    ) -> tuple[Any, Metrics]:
+        """Learn, every `config.rollout_length` steps of each environment; `step` counts all of a seed's steps."""
+        ...
+
+
+def resolve(config: C, spec: EnvironmentSpec, steps: int) -> C:
+    """The config with what depends on the run filled in: the warm-up (-1) and a ring no larger than the run."""
+    changes: dict[str, Any] = {}
+    if getattr(config, "learning_starts", 0) == -1:
+        changes["learning_starts"] = 10 * (spec.max_episode_steps or 100)
+    if getattr(config, "replay_capacity", 0) > steps:
+        changes["replay_capacity"] = steps
+    return dataclasses.replace(config, **changes)  # type: ignore[type-var]
+
+
+def check(config: Any, prefix: str = "config") -> None:
+    """Raises UserError, one line, for a hyper-parameter that no run could use."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        name = f"{prefix}.{field.name}"
+        if isinstance(value, tuple) and (not value or any(not isinstance(v, int) or v < 1 for v in value)):
+            raise UserError(f"{name} must be a list of positive sizes, not {value}")
+        if isinstance(value, int) and not isinstance(value, bool):
+            lowest = -1 if field.default == -1 else 0 if field.name in _MAY_BE_ZERO else 1
+            if value < lowest or (lowest == -1 and value == 0 and field.name not in _MAY_BE_ZERO):
+                raise UserError(f"{name} must be at least {max(lowest, 1)}{' or -1' * (lowest == -1)}, not {value}")
+            if value > _LARGEST:
+                raise UserError(f"{name} must be at most {_LARGEST}, not {value}")
+        if isinstance(value, float):
+            low, high = _RANGES.get(field.name, (-float("inf"), float("inf")))
+            if not low <= value <= high:
+                raise UserError(f"{name} must be between {low:g} and {high:g}, not {value:g}")
+
+
+_LARGEST = 2**31 - 1  # steps and rows are int32 on the device
+_MAY_BE_ZERO = ("learning_starts",)
+_RANGES = {
+    "learning_rate": (0.0, 1.0),
+    "discount": (0.0, 1.0),
+    "tau": (0.0, 1.0),
+    "initial_temperature": (1e-8, 1e8),
+}

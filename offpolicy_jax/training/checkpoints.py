@@ -1,0 +1,148 @@
+"""Checkpoints: the whole carry of a run, written aside and renamed into place, so that the newest one is complete.
+
+    checkpoints/<step>/arrays/      every array of the carry by its path in the pytree (orbax)
+    checkpoints/<step>/host.npz     the state of host environments
+    checkpoints/<step>/manifest.json   sizes and digests of all files
+
+Only the filled part of the replay is stored. Nothing is ever unpickled.
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from offpolicy_jax.errors import UserError
+from offpolicy_jax.transition import PyTree
+
+KEEP = 2
+
+
+def save(directory: pathlib.Path, step: int, carry: Any, host: dict[str, np.ndarray]) -> None:
+    """Write the checkpoint of a step and drop all but the newest `KEEP`. Raises OSError, leaving the older ones."""
+    aside, final = directory / f".{step}.partial", directory / f"{step:012d}"
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    try:
+        with _checkpointer() as checkpointer:
+            checkpointer.save((aside / "arrays").absolute(), _flatten(_trim(carry)))
+        with open(aside / "host.npz", "wb") as file:
+            np.savez(file, **host)  # type: ignore[arg-type]
+        (aside / "manifest.json").write_text(json.dumps({"step": step, "files": _digests(aside)}))
+        for path in aside.rglob("*"):
+            _sync(path)
+        shutil.rmtree(final, ignore_errors=True)
+        os.replace(aside, final)
+        _sync(directory)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+    for old in _complete(directory)[:-KEEP]:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def newest(directory: pathlib.Path) -> pathlib.Path | None:
+    """The newest complete checkpoint, or None."""
+    found = _complete(directory)
+    return found[-1] if found else None
+
+
+def restore(path: pathlib.Path, like: Any) -> tuple[Any, dict[str, np.ndarray]]:
+    """The carry and host arrays of a checkpoint. `like`: a carry of the same run (arrays or shapes).
+
+    Raises UserError, one line, if the checkpoint is damaged or belongs to another program.
+    """
+    advice = f"remove {path} to go on from an older checkpoint, or start another --run-dir"
+    try:
+        manifest = json.loads((path / "manifest.json").read_text())
+        damaged = manifest["files"] != _digests(path)
+    except (OSError, ValueError, KeyError, TypeError):
+        damaged = True
+    if damaged:
+        raise UserError(f"the checkpoint {path} is damaged: {advice}")
+    try:
+        with _checkpointer() as checkpointer:
+            stored = checkpointer.restore((path / "arrays").absolute())
+        with np.load(path / "host.npz", allow_pickle=False) as file:
+            host = {name: file[name] for name in file.files}
+    except Exception as error:  # orbax and tensorstore raise many kinds
+        raise UserError(f"cannot read the checkpoint {path} ({type(error).__name__}): {advice}") from error
+    return _unflatten(stored, like, f"the checkpoint {path} belongs to another program or version: {advice}"), host
+
+
+def _checkpointer() -> Any:
+    import orbax.checkpoint as ocp  # slow to import, and only runs with a directory need it
+
+    return ocp.PyTreeCheckpointer()
+
+
+def _complete(directory: pathlib.Path) -> list[pathlib.Path]:
+    if not directory.is_dir():
+        return []
+    return sorted(p for p in directory.iterdir() if p.name.isdigit() and p.is_dir())
+
+
+def _trim(carry: Any) -> Any:
+    """The carry with only the filled rows of its replay, oldest first if the ring is full."""
+    replay = carry.learner.replay
+    size, position = int(replay.size), int(replay.position)
+
+    def rows(x):
+        x = np.asarray(x)[:, :size]
+        return np.roll(x, -position, axis=1) if size == replay.rows else x
+
+    replay = replay.replace(storage=jax.tree.map(rows, replay.storage), position=jnp.asarray(size % replay.rows))
+    return carry.replace(learner=carry.learner.replace(replay=replay))
+
+
+def _flatten(tree: PyTree) -> dict[str, np.ndarray]:
+    def array(x):
+        return np.asarray(jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x)
+
+    return {jax.tree_util.keystr(path): array(x) for path, x in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def _unflatten(stored: dict[str, np.ndarray], like: Any, mismatch: str) -> Any:
+    size = int(stored.get(".learner.replay.size", 0))
+
+    def leaf(path, x):
+        name = jax.tree_util.keystr(path)
+        if name not in stored:
+            raise UserError(mismatch)
+        value = np.asarray(stored[name])
+        if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(jnp.asarray(value))
+        if name.startswith(".learner.replay.storage"):
+            if value.shape[:1] + value.shape[2:] != x.shape[:1] + x.shape[2:] or size > x.shape[1]:
+                raise UserError(mismatch)
+            ring = np.zeros(x.shape, x.dtype)
+            ring[:, :size] = value
+            value = ring
+        if name == ".learner.replay.position":
+            value = np.asarray(size % like.learner.replay.rows)
+        if value.shape != x.shape:
+            raise UserError(mismatch)
+        return value.astype(x.dtype)
+
+    if len(jax.tree.leaves(like)) != len(stored):
+        raise UserError(mismatch)
+    return jax.tree_util.tree_map_with_path(leaf, like)
+
+
+def _digests(directory: pathlib.Path) -> dict[str, str]:
+    files = sorted(p for p in directory.rglob("*") if p.is_file() and p.name != "manifest.json")
+    return {str(p.relative_to(directory)): hashlib.blake2b(p.read_bytes()).hexdigest() for p in files}
+
+
+def _sync(path: pathlib.Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,78 @@
+"""Evaluation: greedy actions in separate environments from fixed seeds, the same ones at every evaluation."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from offpolicy_jax.environments.protocols import HostEnvironment, InGraphEnvironment
+from offpolicy_jax.normalization import normalize_observation
+from offpolicy_jax.training import seeds as seed_axis
+from offpolicy_jax.training.agent import Agent
+from offpolicy_jax.training.learner import Learner
+
+_SEED = 2**30  # far from the seeds that people train with
+UNLIMITED_EPISODE_STEPS = 1_000
+"""Evaluation episodes are cut here in environments that have no time limit: a greedy policy may never end one."""
+
+
+def in_graph(agent: Agent, environment: InGraphEnvironment, config: Any, num_seeds: int, episodes: int, mesh: Any):
+    """A function learner -> (returns, lengths), NumPy (S, episodes), for environments in JAX."""
+
+    def evaluate(config, state, normalizer):
+        def step(carry):
+            env_state, observation, alive, returns, lengths = carry
+            action = agent.policy(config, state, normalize_observation(normalizer, observation))
+            env_state, out = jax.vmap(environment.step)(env_state, action)
+            returns, lengths = returns + jnp.where(alive, out.reward, 0.0), lengths + alive
+            return env_state, out.observation, alive & ~(out.terminated | out.truncated), returns, lengths
+
+        def unfinished(carry):
+            alive, lengths = carry[2], carry[4]
+            return jnp.any(alive & (lengths < _limit(environment)))
+
+        env_state, observation = jax.vmap(environment.reset)(jax.random.split(jax.random.key(_SEED), episodes))
+        alive = jnp.ones(episodes, bool)
+        carry = (env_state, observation, alive, jnp.zeros(episodes), jnp.zeros(episodes, jnp.int32))
+        return jax.lax.while_loop(unfinished, step, carry)[3:]
+
+    axes = seed_axis.config_axes(config)
+    compiled = jax.jit(seed_axis.over_seeds(evaluate, (axes, 0, 0), (0, 0), num_seeds, mesh))
+
+    def run(learner: Learner) -> tuple[np.ndarray, np.ndarray]:
+        returns, lengths = compiled(config, learner.agent, learner.replay.normalizer)
+        return np.asarray(returns), np.asarray(lengths)
+
+    return run
+
+
+def host(agent: Agent, environment: HostEnvironment, config: Any, num_seeds: int, episodes: int, mesh: Any):
+    """The same for a vector environment of S x episodes on the host."""
+
+    def act(config, state, normalizer, observation):
+        return agent.policy(config, state, normalize_observation(normalizer, observation))
+
+    axes = seed_axis.config_axes(config)
+    compiled = jax.jit(seed_axis.over_seeds(act, (axes, 0, 0, 0), 0, num_seeds, mesh))
+    shape = (num_seeds, episodes)
+    split = functools.partial(jax.tree.map, lambda x: x.reshape(*shape, *x.shape[1:]))
+
+    def run(learner: Learner) -> tuple[np.ndarray, np.ndarray]:
+        observation = split(environment.reset(np.tile(_SEED + np.arange(episodes), num_seeds)))
+        alive, returns, lengths = np.ones(shape, bool), np.zeros(shape), np.zeros(shape, int)
+        while (alive & (lengths < _limit(environment))).any():
+            action = np.asarray(compiled(config, learner.agent, learner.replay.normalizer, observation))
+            observation, _, reward, terminated, truncated = map(
+                split, environment.step(action.reshape(-1, *action.shape[2:]))
+            )
+            returns, lengths = returns + reward * alive, lengths + alive
+            alive = alive & ~(terminated | truncated)
+        return returns, lengths
+
+    return run
+
+
+def _limit(environment: InGraphEnvironment | HostEnvironment) -> int:
+    return environment.spec.max_episode_steps or UNLIMITED_EPISODE_STEPS

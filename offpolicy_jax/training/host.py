@@ -1,0 +1,157 @@
+"""The host loop: the environments of all seeds are one NumPy vector environment; acting, adding and learning are
+each one jitted call for all seeds.
+
+The action for the next observation is dispatched before the update that follows the current one, so that environment
+stepping and Python run while the device learns: the policy that acts is one update older than in the in-graph loop.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from offpolicy_jax import replay as ring
+from offpolicy_jax.environments.protocols import HostEnvironment
+from offpolicy_jax.training import learner as learning
+from offpolicy_jax.training import seeds as seed_axis
+from offpolicy_jax.training.agent import Agent
+from offpolicy_jax.training.learner import Learner
+from offpolicy_jax.transition import PyTree, Transition
+
+
+@struct.dataclass
+class Carry:
+    """Everything that the loop changes, but for the environments themselves."""
+
+    learner: Learner
+    observation: PyTree  # NumPy, (S, E, ...)
+    action: jax.Array  # (S, E, ...): chosen for `observation`, not yet taken
+    extras: dict[str, Any]
+    episode_return: np.ndarray  # float64 (S, E), of the episodes under way
+    episode_length: np.ndarray  # int64 (S, E)
+    finished: np.ndarray  # float64 (3, S): episodes, sum of returns, sum of lengths since the last report
+
+
+class Loop:
+    """The host loop of one agent, vector environment and set of seeds. Only the environment has hidden state."""
+
+    def __init__(
+        self,
+        agent: Agent,
+        environment: HostEnvironment,
+        config: Any,
+        num_seeds: int,
+        num_envs: int,
+        normalize_observations: bool = False,
+        normalize_rewards: bool = False,
+    ):
+        self.mesh = seed_axis.mesh(num_seeds)
+        self.iteration_steps = config.rollout_length * num_envs
+        self._environment = environment
+        self._shape = (num_seeds, num_envs)
+        self._rollout_length = config.rollout_length
+        self._warmup = getattr(config, "learning_starts", 0)
+        axes = seed_axis.config_axes(config)
+        self._config = seed_axis.place(config, axes, self.mesh)
+
+        def start(config, key):
+            return learning.start(
+                agent, config, environment.spec, key, num_envs, normalize_observations, normalize_rewards
+            )
+
+        def act(config, state, normalizer, key, step, observation):
+            return learning.act(agent, config, state, normalizer, key, step, observation)
+
+        def add(replay, transition):
+            return ring.add(replay, learning.as_row(transition))
+
+        def learn(config, state, totals, replay, key, step):
+            return learning.learn(agent, config, state, totals, replay, key, step)
+
+        lift = functools.partial(seed_axis.over_seeds, num_seeds=num_seeds, mesh=self.mesh)
+        replay_axes, totals_axes = ring.SEED_AXES, learning.TOTALS_AXES
+        self._start = jax.jit(lift(start, in_axes=(axes, 0), out_axes=learning.AXES))
+        self._act = jax.jit(lift(act, in_axes=(axes, 0, 0, 0, None, 0), out_axes=(0, 0)))
+        self._add = jax.jit(lift(add, in_axes=(replay_axes, 0), out_axes=replay_axes), donate_argnums=0)
+        self._learn = jax.jit(
+            lift(learn, in_axes=(axes, 0, totals_axes, replay_axes, 0, None), out_axes=(0, totals_axes)),
+            donate_argnums=(1, 2),
+        )
+
+    def start(self, keys: jax.Array, seeds: np.ndarray) -> Carry:
+        """The carry before the first step, for keys (S,) and integer seeds (S,) of the environments."""
+        learner = self._start(self._config, keys)
+        observation = self._split(self._environment.reset(environment_seeds(seeds, self._shape[1])))
+        action, extras = self._choose(learner, observation, 0)
+        nothing = np.zeros(self._shape)
+        return Carry(learner, observation, action, extras, nothing, nothing.astype(np.int64), np.zeros((3, len(seeds))))
+
+    def advance(self, carry: Carry, steps: int, stop: Callable[[], bool]) -> Carry:
+        """Run `steps` environment steps per seed, or fewer whole iterations if `stop()`. The carry is consumed."""
+        learner, observation, action, extras = carry.learner, carry.observation, carry.action, carry.extras
+        episode_return, episode_length, finished = carry.episode_return, carry.episode_length, carry.finished
+        num_envs, start = self._shape[1], int(learner.step)
+        agent, totals, replay, keys = learner.agent, learner.totals, learner.replay, learner.key
+        step = start
+        while step - start < steps and not (stop() and (step - start) % self.iteration_steps == 0):
+            taken = self._environment.step(np.asarray(action).reshape(-1, *action.shape[2:]))
+            next_observation, successor, reward, terminated, truncated = map(self._split, taken)
+            step += num_envs
+            transition = Transition(observation, action, reward, successor, terminated, truncated, extras)
+            action, extras = self._act(self._config, agent, replay.normalizer, keys, np.int32(step), next_observation)
+            replay = self._add(replay, transition)
+            if step >= self._warmup and step % self.iteration_steps == 0:
+                agent, totals = self._learn(self._config, agent, totals, replay, keys, np.int32(step))
+            observation = next_observation
+            episode_return, episode_length = episode_return + reward, episode_length + 1
+            done = terminated | truncated
+            if done.any():
+                finished = finished + np.stack(
+                    [done.sum(1), (episode_return * done).sum(1), (episode_length * done).sum(1)]
+                )
+                episode_return, episode_length = episode_return * ~done, episode_length * ~done
+        totals = totals.replace(
+            episodes=jnp.asarray(finished[0], jnp.int32),
+            episode_return=jnp.asarray(finished[1], jnp.float32),
+            episode_length=jnp.asarray(finished[2], jnp.int32),
+        )
+        learner = learner.replace(agent=agent, totals=totals, replay=replay, step=jnp.asarray(step, jnp.int32))
+        jax.block_until_ready(learner)
+        return Carry(learner, observation, action, extras, episode_return, episode_length, finished)
+
+    def clear_totals(self, carry: Carry) -> Carry:
+        """Start the totals anew, after a report."""
+        return carry.replace(learner=learning.clear_totals(carry.learner), finished=np.zeros_like(carry.finished))
+
+    def save(self, carry: Carry) -> tuple[PyTree, dict[str, np.ndarray]]:
+        """The carry as a pytree for the checkpoint, and the environments' state as host arrays."""
+        return carry, self._environment.get_state()
+
+    def load(self, carry: Carry, host: dict[str, np.ndarray]) -> Carry:
+        """A carry as it was saved, with the environments put back where they were."""
+        self._environment.set_state(host)
+        learner = seed_axis.place(carry.learner, learning.AXES, self.mesh)
+        return jax.tree.map(np.asarray, carry.replace(learner=None)).replace(learner=learner)
+
+    def close(self) -> None:
+        """Close the environments."""
+        self._environment.close()
+
+    def _choose(self, learner: Learner, observation: PyTree, step: int):
+        return self._act(
+            self._config, learner.agent, learner.replay.normalizer, learner.key, np.int32(step), observation
+        )
+
+    def _split(self, tree: PyTree) -> PyTree:
+        """Leaves (S * E, ...) as (S, E, ...)."""
+        return jax.tree.map(lambda x: x.reshape(*self._shape, *x.shape[1:]), tree)
+
+
+def environment_seeds(seeds: np.ndarray, num_envs: int) -> np.ndarray:
+    """Integers (S * E,) to seed host environments: of each seed and environment alone, whatever their number."""
+    pairs = [(int(seed), env) for seed in seeds for env in range(num_envs)]
+    return np.array([np.random.SeedSequence(pair).generate_state(1)[0] >> 1 for pair in pairs], np.int64)

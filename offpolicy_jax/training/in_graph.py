@@ -1,0 +1,159 @@
+"""The in-graph loop: collecting and learning inside one jitted, donated call per report, for environments in JAX."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from offpolicy_jax import replay as ring
+from offpolicy_jax.environments.protocols import InGraphEnvironment
+from offpolicy_jax.training import learner as learning
+from offpolicy_jax.training import seeds as seed_axis
+from offpolicy_jax.training.agent import Agent
+from offpolicy_jax.training.learner import Learner
+from offpolicy_jax.transition import PyTree, Transition
+
+
+@struct.dataclass
+class Carry:
+    """Everything that the loop changes."""
+
+    learner: Learner
+    environment: PyTree  # states of E environments
+    observation: PyTree  # (E, ...)
+    episode_return: jax.Array  # float32 (E,), of the episodes under way
+    episode_length: jax.Array  # int32 (E,)
+
+
+AXES: Any = Carry(learner=learning.AXES, environment=0, observation=0, episode_return=0, episode_length=0)  # type: ignore[arg-type]
+
+
+def collect(agent: Agent, environment: InGraphEnvironment, config: Any, carry: Carry) -> Carry:
+    """One step of E environments, added to replay."""
+    learner, totals = carry.learner, carry.learner.totals
+    normalizer = learner.replay.normalizer
+    action, extras = learning.act(
+        agent, config, learner.agent, normalizer, learner.key, learner.step, carry.observation
+    )
+    state, step = jax.vmap(environment.step)(carry.environment, action)
+    transition = Transition(
+        observation=carry.observation,
+        action=action,
+        reward=step.reward,
+        next_observation=step.next_observation,
+        terminated=step.terminated,
+        truncated=step.truncated,
+        extras=extras,
+    )
+    done = step.terminated | step.truncated
+    episode_return, episode_length = carry.episode_return + step.reward, carry.episode_length + 1
+    learner = learner.replace(
+        replay=ring.add(learner.replay, learning.as_row(transition)),
+        step=learner.step + done.shape[0],
+        totals=totals.replace(
+            episodes=totals.episodes + jnp.sum(done, dtype=jnp.int32),
+            episode_return=totals.episode_return + jnp.sum(jnp.where(done, episode_return, 0.0)),
+            episode_length=totals.episode_length + jnp.sum(jnp.where(done, episode_length, 0)),
+        ),
+    )
+    return Carry(
+        learner=learner,
+        environment=state,
+        observation=step.observation,
+        episode_return=jnp.where(done, 0.0, episode_return),
+        episode_length=jnp.where(done, 0, episode_length),
+    )
+
+
+def run(agent: Agent, environment: InGraphEnvironment, config: Any, carry: Carry, warmup: jax.Array, iterations: jax.Array):
+    """`warmup` iterations that only collect, then `iterations` that also learn; both counts are traced.
+
+    Two loops rather than a branch in one: a `cond` that reads the replay inside a loop that writes it may copy it.
+    """
+
+    def rollout(carry: Carry) -> Carry:
+        if config.rollout_length == 1:
+            return collect(agent, environment, config, carry)
+        step = lambda carry, _: (collect(agent, environment, config, carry), None)  # noqa: E731
+        return jax.lax.scan(step, carry, length=config.rollout_length)[0]
+
+    def iterate(_, carry: Carry) -> Carry:
+        carry = rollout(carry)
+        learner = carry.learner
+        state, totals = learning.learn(
+            agent, config, learner.agent, learner.totals, learner.replay, learner.key, learner.step
+        )
+        return carry.replace(learner=learner.replace(agent=state, totals=totals))
+
+    carry = jax.lax.fori_loop(0, warmup, lambda _, carry: rollout(carry), carry)
+    return jax.lax.fori_loop(0, iterations, iterate, carry)
+
+
+class Loop:
+    """The in-graph loop of one agent, environment and set of seeds: compiled functions and nothing that changes."""
+
+    def __init__(
+        self,
+        agent: Agent,
+        environment: InGraphEnvironment,
+        config: Any,
+        num_seeds: int,
+        num_envs: int,
+        normalize_observations: bool = False,
+        normalize_rewards: bool = False,
+    ):
+        self.mesh = seed_axis.mesh(num_seeds)
+        self.iteration_steps = config.rollout_length * num_envs
+        self._warmup = -(-getattr(config, "learning_starts", 0) // self.iteration_steps)
+        self._config = seed_axis.place(config, seed_axis.config_axes(config), self.mesh)
+
+        def begin(config, key):
+            learner = learning.start(
+                agent, config, environment.spec, key, num_envs, normalize_observations, normalize_rewards
+            )
+            state, observation = jax.vmap(environment.reset)(learning.reset_keys(key, num_envs))
+            nothing = jnp.zeros(num_envs)
+            return Carry(learner, state, observation, nothing, nothing.astype(jnp.int32))
+
+        lift = functools.partial(seed_axis.over_seeds, num_seeds=num_seeds, mesh=self.mesh)
+        axes = seed_axis.config_axes(config)
+        self._begin = jax.jit(lift(begin, in_axes=(axes, 0), out_axes=AXES))
+        self._run = jax.jit(
+            lift(
+                functools.partial(run, agent, environment),
+                in_axes=(axes, AXES, None, None),
+                out_axes=AXES,
+            ),
+            donate_argnums=1,
+        )
+
+    def start(self, keys: jax.Array, seeds: np.ndarray) -> Carry:
+        """The carry before the first step, for keys (S,); seeds are unused in-graph."""
+        return self._begin(self._config, keys)
+
+    def advance(self, carry: Carry, steps: int, stop: Callable[[], bool]) -> Carry:
+        """Run `steps` environment steps per seed, in whole iterations. The carry passed in is consumed."""
+        done = int(carry.learner.step) // self.iteration_steps
+        total = steps // self.iteration_steps
+        warmup = min(total, max(0, self._warmup - 1 - done))  # the iteration that completes the warm-up learns
+        carry = self._run(self._config, carry, np.int32(warmup), np.int32(total - warmup))
+        return jax.block_until_ready(carry)
+
+    def clear_totals(self, carry: Carry) -> Carry:
+        """Start the totals anew, after a report."""
+        return carry.replace(learner=learning.clear_totals(carry.learner))
+
+    def save(self, carry: Carry) -> tuple[PyTree, dict[str, np.ndarray]]:
+        """The carry as a pytree for the checkpoint, and no host arrays."""
+        return carry, {}
+
+    def load(self, carry: Carry, host: dict[str, np.ndarray]) -> Carry:
+        """A carry as it was saved, back on the devices."""
+        return seed_axis.place(carry, AXES, self.mesh)
+
+    def close(self) -> None:
+        """Nothing to free."""

@@ -1,0 +1,122 @@
+"""What both training loops share: the learner's record, its start, one update with running totals of its metrics."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from offpolicy_jax import replay as ring
+from offpolicy_jax.replay import Replay
+from offpolicy_jax.training.agent import Agent, Metrics
+from offpolicy_jax.transition import EnvironmentSpec, PyTree, Transition, example_transition, zeros
+
+_INIT, _RESET, _ACT, _UPDATE = range(4)  # purposes of a seed's keys
+
+
+@struct.dataclass
+class Totals:
+    """Sums since the last report, one set per seed."""
+
+    metrics: Metrics
+    updates: jax.Array  # int32 (), shared by the seeds
+    diverged_at: jax.Array  # int32 (): the first step with a metric that is not finite, or -1
+    episodes: jax.Array  # int32 ()
+    episode_return: jax.Array  # float32 (): sum over finished episodes
+    episode_length: jax.Array  # int32 (): sum over finished episodes
+
+
+@struct.dataclass
+class Learner:
+    """Agent, replay and counters of all seeds (a seed axis on every leaf but `step` and the replay's scalars)."""
+
+    agent: Any
+    replay: Replay
+    key: jax.Array  # constant: every draw folds in its purpose and the step
+    step: jax.Array  # int32 (): environment steps per seed so far, shared by the seeds
+    totals: Totals
+
+
+TOTALS_AXES: Any = Totals(metrics=0, updates=None, diverged_at=0, episodes=0, episode_return=0, episode_length=0)  # type: ignore[arg-type]
+AXES: Any = Learner(agent=0, replay=ring.SEED_AXES, key=0, step=None, totals=TOTALS_AXES)  # type: ignore[arg-type]
+
+
+def start(
+    agent: Agent,
+    config: Any,
+    spec: EnvironmentSpec,
+    key: jax.Array,
+    num_envs: int,
+    normalize_observations: bool,
+    normalize_rewards: bool,
+) -> Learner:
+    """One seed's learner before its first step."""
+    state = agent.init(config, spec, purpose_key(key, _INIT))
+    step = jnp.zeros((), jnp.int32)
+    observations = zeros(spec.observation, (num_envs,))
+    _, extras = jax.eval_shape(lambda: agent.act(config, state, observations, step, key))
+    extras = jax.tree.map(lambda x: jnp.zeros(x.shape[1:], x.dtype), extras)
+    replay = ring.init(
+        config.replay_capacity,
+        example_transition(spec, extras),
+        num_envs,
+        normalize_observations=normalize_observations,
+        normalize_rewards=normalize_rewards,
+        discount=getattr(config, "discount", 0.99),
+    )
+    _, metrics = jax.eval_shape(lambda: agent.update(config, state, replay, step, key))
+    totals = Totals(
+        metrics=jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), metrics),
+        updates=jnp.zeros((), jnp.int32),
+        diverged_at=jnp.full((), -1, jnp.int32),
+        episodes=jnp.zeros((), jnp.int32),
+        episode_return=jnp.zeros(()),
+        episode_length=jnp.zeros((), jnp.int32),
+    )
+    return Learner(agent=state, replay=replay, key=key, step=step, totals=totals)
+
+
+def act(agent: Agent, config: Any, state: Any, replay_normalizer: Any, key: jax.Array, step: jax.Array, observation: PyTree):
+    """Behaviour at a step, from raw observations: actions and extras."""
+    observation = ring.normalization.normalize_observation(replay_normalizer, observation)
+    return agent.act(config, state, observation, step, step_key(key, _ACT, step))
+
+
+def learn(
+    agent: Agent, config: Any, state: Any, totals: Totals, replay: Replay, key: jax.Array, step: jax.Array
+) -> tuple[Any, Totals]:
+    """One update of one seed, its metrics added to the totals."""
+    state, metrics = agent.update(config, state, replay, step, step_key(key, _UPDATE, step))
+    finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(metrics)]))
+    totals = totals.replace(
+        metrics=jax.tree.map(jnp.add, totals.metrics, metrics),
+        updates=totals.updates + 1,
+        diverged_at=jnp.where(~finite & (totals.diverged_at < 0), step, totals.diverged_at),
+    )
+    return state, totals
+
+
+def as_row(transition: Transition) -> Transition:
+    """A transition of E environments, leaves (E, ...), as a row to add to replay, leaves (1, E, ...)."""
+    return jax.tree.map(lambda x: x[None], transition)
+
+
+def purpose_key(key: jax.Array, purpose: int) -> jax.Array:
+    """A seed's key for one purpose."""
+    return jax.random.fold_in(key, purpose)
+
+
+def step_key(key: jax.Array, purpose: int, step: jax.Array) -> jax.Array:
+    """A seed's key for one purpose at one step: no key is carried, so a resumed run draws what it would have drawn."""
+    return jax.random.fold_in(jax.random.fold_in(key, purpose), step)
+
+
+def reset_keys(key: jax.Array, num_envs: int) -> jax.Array:
+    """A seed's keys (E,) for the environments' first resets."""
+    return jax.random.split(purpose_key(key, _RESET), num_envs)
+
+
+def clear_totals(learner: Learner) -> Learner:
+    """The learner with totals of nothing, after a report."""
+    cleared = jax.tree.map(jnp.zeros_like, learner.totals)
+    return learner.replace(totals=cleared.replace(diverged_at=jnp.full_like(learner.totals.diverged_at, -1)))

@@ -1,0 +1,129 @@
+"""Pictures of a run, drawn with matplotlib's object interface: no window, no global state."""
+
+import os
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from offpolicy_jax.statistics import interquartile_mean, stratified_bootstrap_interval
+
+_INK, _SEED, _BAND = "#12355b", "#6f9fcf", "#cfdeee"  # dark, middle, light: they differ in grey too
+_DASHES = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)), (0, (1, 3)))
+_STYLE = {
+    "font.family": "STIXGeneral",
+    "mathtext.fontset": "stix",
+    "font.size": 10,
+    "axes.titlesize": 11.5,
+    "axes.labelsize": 10.5,
+    "xtick.labelsize": 9.5,
+    "ytick.labelsize": 9.5,
+    "legend.fontsize": 9,
+    "axes.linewidth": 0.7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.unicode_minus": True,
+}
+
+
+def learning_curve(
+    path: str | os.PathLike[str],
+    steps: ArrayLike,
+    returns: ArrayLike,
+    *,
+    title: str,
+    caption: str,
+    ylabel: str = "Greedy evaluation return",
+    random: float | None = None,
+) -> None:
+    """Draw returns (K, S) of S seeds at environment steps (K,), and save the picture at `path` (.png, .pdf, .svg).
+
+    Every seed is a thin line; with two or more, the interquartile mean is the thick one and the band is its 95 %
+    stratified bootstrap interval over seeds. The line under the figure is `caption` and a sentence that says this.
+    Values that are not finite are gaps; mean and band have a gap where any seed has one, since an average over the
+    surviving seeds would flatter. `random` marks the return of a uniformly random policy. Raises ValueError for shapes
+    that do not agree.
+    """
+    import matplotlib.style
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+    from matplotlib.ticker import EngFormatter, MaxNLocator
+
+    steps, returns = np.asarray(steps, np.float64), np.asarray(returns, np.float64)
+    if steps.ndim != 1 or returns.ndim != 2 or len(steps) != len(returns) or not returns.size:
+        raise ValueError(f"steps must be (K,) and returns (K, S), not {steps.shape} and {returns.shape}")
+    returns = np.where(np.isfinite(returns), returns, np.nan)
+    seeds = returns.shape[1]
+
+    with matplotlib.style.context(["default", _STYLE]):
+        figure = Figure(figsize=(5.6, 3.9), layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.06))
+        FigureCanvasAgg(figure)
+        axes = figure.add_subplot()
+        if random is not None:
+            axes.axhline(random, color="0.35", linewidth=0.9, linestyle=(0, (1, 2)), label="random policy")
+        if seeds == 1:
+            _line(axes, steps, returns[:, 0], color=_INK, linewidth=1.8, label="the seed")
+        else:
+            mean, low, high = _aggregate(returns)
+            _line(axes, steps, mean, color=_INK, linewidth=2.2, zorder=4, label="interquartile mean")
+            for i, values in enumerate(returns.T):
+                style = _DASHES[i % len(_DASHES)] if seeds <= 2 * len(_DASHES) else "-"
+                label = "one seed" if i == 0 else None
+                _line(axes, steps, values, color=_SEED, linewidth=0.8, linestyle=style, zorder=3, label=label)
+            axes.fill_between(steps, low, high, color=_BAND, linewidth=0, zorder=1.5, label="95 % interval")
+            alone = _alone(mean)
+            axes.vlines(steps[alone], low[alone], high[alone], color=_BAND, linewidth=5, zorder=1.5)
+        if seeds > 1 or random is not None:
+            handles, labels = axes.get_legend_handles_labels()
+            order = sorted(range(len(labels)), key=lambda i: labels[i] == "random policy")
+            axes.legend([handles[i] for i in order], [labels[i] for i in order], frameon=False, handlelength=2.2)
+        axes.set_title(title, loc="left", pad=8)
+        axes.set_xlabel("Environment steps per seed")
+        axes.set_ylabel(ylabel)
+        axes.grid(axis="y", color="0.9", linewidth=0.6)
+        axes.set_axisbelow(True)
+        axes.margins(y=0.06)
+        end = max(float(np.max(steps)), 1.0)
+        axes.set_xlim(-0.02 * end, 1.02 * end)
+        axes.xaxis.set_major_locator(MaxNLocator(6))
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        axes.yaxis.set_major_locator(MaxNLocator(6))
+        axes.yaxis.set_major_formatter("{x:,.5g}")
+        text = " ".join(part for part in (caption.strip(), _explain(returns)) if part)
+        figure.supxlabel(textwrap.fill(text, 112), x=0.015, ha="left", fontsize=8.5, color="0.25")
+        figure.savefig(os.fspath(path), dpi=200)
+
+
+def _aggregate(returns: np.ndarray) -> np.ndarray:
+    """Interquartile mean and both ends of its interval at each of K times, (3, K); NaN where a seed has no value."""
+    rows: list[Sequence[float]] = []
+    for row in returns:
+        finite = bool(np.all(np.isfinite(row)))
+        rows.append([float(interquartile_mean(row)), *stratified_bootstrap_interval(row)] if finite else [np.nan] * 3)
+    return np.array(rows).T
+
+
+def _line(axes: Any, steps: np.ndarray, values: np.ndarray, *, color: str, zorder: float = 3, **style: Any) -> None:
+    """A line with gaps at NaN; values without neighbours, which no line would show, are dots."""
+    axes.plot(steps, values, color=color, zorder=zorder, **style)
+    alone = _alone(values)
+    axes.plot(steps[alone], values[alone], color=color, zorder=zorder, linestyle="none", marker="o", markersize=4)
+
+
+def _alone(values: np.ndarray) -> np.ndarray:
+    """Indices of the values between two gaps."""
+    gap = np.isnan(np.concatenate([[np.nan], values, [np.nan]]))
+    return np.flatnonzero(~gap[1:-1] & gap[:-2] & gap[2:])
+
+
+def _explain(returns: np.ndarray) -> str:
+    seeds = returns.shape[1]
+    if seeds == 1:
+        return "1 seed: no interval."
+    text = f"{seeds} seeds (thin); thick: their interquartile mean; band: its 95\xa0% stratified bootstrap interval."
+    if gaps := int(np.sum(np.any(np.isnan(returns), axis=0))):
+        text += f" No mean where a seed has no value ({gaps} of {seeds} seeds)."
+    return text

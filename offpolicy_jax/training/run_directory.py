@@ -1,0 +1,191 @@
+"""A run directory: config.json, metrics.csv, evaluations.csv, summary.json, learning_curve.png, checkpoints/."""
+
+import contextlib
+import csv
+import importlib.metadata
+import json
+import math
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+
+from offpolicy_jax.errors import UserError
+
+Row = dict[str, float | int]
+_PACKAGES = ("offpolicy-jax", "jax", "jaxlib", "flax", "optax", "numpy", "gymnasium", "mujoco", "dm-control")
+
+
+class RunDirectory:
+    """The files of one run. All writes raise UserError if the disk refuses; what was complete stays usable."""
+
+    def __init__(self, path: str | pathlib.Path):
+        self.path = pathlib.Path(path)
+        self.checkpoints = self.path / "checkpoints"
+
+    def read_config(self) -> dict[str, Any] | None:
+        """The config.json of the run that is here, or None. Raises UserError if it cannot be read."""
+        try:
+            config = json.loads((self.path / "config.json").read_text())
+            return {key: config[key] for key in ("agent", "settings", "config")}
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{self.path / 'config.json'} is not a run's config: choose another --run-dir") from error
+
+    def create(self, agent: str, settings: dict[str, Any], config: dict[str, Any], resolved: dict[str, Any]) -> None:
+        """Write config.json: what was asked, what it resolved to, and the versions it ran with."""
+        with self._disk():
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+        document = {
+            "agent": agent,
+            "settings": settings,
+            "config": config,
+            "resolved_config": resolved,
+            "command": " ".join(sys.argv),
+            **provenance(),
+        }
+        self.write("config.json", json.dumps(document, indent=2) + "\n")
+
+    def write(self, name: str, text: str) -> None:
+        """Replace a text file in one step."""
+        with self._disk():
+            aside = self.path / f".{name}.partial"
+            aside.write_text(text)
+            os.replace(aside, self.path / name)
+
+    def append(self, name: str, rows: Iterable[Row]) -> None:
+        """Append rows to a CSV file; the first row ever written sets its columns."""
+        rows = list(rows)
+        path = self.path / name
+        with self._disk():
+            columns = _header(path) or list(rows[0])
+            with open(path, "a", newline="") as file:
+                writer = csv.DictWriter(file, columns, restval="", extrasaction="ignore", lineterminator="\n")
+                if file.tell() == 0:
+                    writer.writeheader()
+                writer.writerows({key: _text(value) for key, value in row.items()} for row in rows)
+                file.flush()
+                os.fsync(file.fileno())
+
+    def rewind(self, name: str, step: int) -> list[Row]:
+        """Drop the rows of a CSV file after a step (and a torn last line); returns the rows that stay."""
+        path = self.path / name
+        columns = _header(path)
+        if columns is None:
+            return []
+        lines = path.read_text().splitlines(keepends=True)
+        kept = [line for line in lines[1:] if line.endswith("\n") and int(line.split(",", 1)[0]) <= step]
+        self.write(name, lines[0] + "".join(kept))
+        return [
+            {key: float(value) if value else math.nan for key, value in zip(columns, row, strict=True)}
+            for row in csv.reader(kept)
+        ]
+
+    def clear(self) -> None:
+        """Remove the tables of a run that starts again."""
+        for name in ("metrics.csv", "evaluations.csv", "summary.json", "learning_curve.png"):
+            (self.path / name).unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _disk(self):
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"cannot write to {self.path} ({error.strerror or error}): free the disk or choose another --run-dir, "
+                "then --resume from the newest checkpoint"
+            ) from error
+
+    disk = _disk
+
+
+def loggers(names: Iterable[str], path: pathlib.Path, config: dict[str, Any]) -> list[Callable[[list[Row]], None]]:
+    """Optional sinks that take the rows of metrics.csv: "tensorboard" and "wandb", one series per seed."""
+    return [_LOGGERS[name](path, config) for name in names]
+
+
+def provenance() -> dict[str, Any]:
+    """Versions, commit and machine, to be stored beside every result."""
+    versions = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    device = jax.devices()[0]
+    machine = {"device": device.device_kind, "devices": jax.device_count(), "cores": os.cpu_count()}
+    return {"versions": versions, "commit": _commit(), "machine": machine}
+
+
+def _commit() -> str | None:
+    here = pathlib.Path(__file__).parent
+    try:
+        commit = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            cwd=here,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+        return commit.stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _header(path: pathlib.Path) -> list[str] | None:
+    if not path.exists() or path.stat().st_size == 0:
+        return None
+    with open(path, newline="") as file:
+        first = file.readline()
+    return next(csv.reader([first])) if first.endswith("\n") else None
+
+
+def _text(value: float | int) -> str:
+    if isinstance(value, int):
+        return str(value)
+    return "" if math.isnan(value) else f"{value:.9g}"  # 9 digits tell any two float32 apart
+
+
+def _tensorboard(path: pathlib.Path, config: dict[str, Any]) -> Callable[[list[Row]], None]:
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError as error:
+        raise UserError("--log=tensorboard needs tensorboardX: pip install 'offpolicy-jax[log]'") from error
+    writers: dict[int, Any] = {}
+
+    def log(rows: list[Row]) -> None:
+        for row in rows:
+            seed = int(row["seed"])
+            writer = writers.setdefault(seed, None) or SummaryWriter(str(path / "tensorboard" / f"seed_{seed}"))
+            writers[seed] = writer
+            for name, value in row.items():
+                if name not in ("step", "seed") and not math.isnan(value):
+                    writer.add_scalar(name, value, int(row["step"]))
+            writer.flush()
+
+    return log
+
+
+def _wandb(path: pathlib.Path, config: dict[str, Any]) -> Callable[[list[Row]], None]:
+    try:
+        import wandb
+    except ImportError as error:
+        raise UserError("--log=wandb needs wandb: pip install 'offpolicy-jax[log]'") from error
+    run = wandb.init(project="offpolicy_jax", name=path.name, dir=str(path), config=config, resume="allow")
+
+    def log(rows: list[Row]) -> None:
+        for row in rows:
+            seed = int(row["seed"])
+            series = {f"{name}/seed_{seed}": value for name, value in row.items() if not math.isnan(value)}
+            run.log({**series, "step": int(row["step"])})
+
+    return log
+
+
+_LOGGERS = {"tensorboard": _tensorboard, "wandb": _wandb}
+LOGGERS = tuple(_LOGGERS)

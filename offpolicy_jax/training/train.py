@@ -1,0 +1,418 @@
+"""`train`: one call from an agent and settings to trained states, a table of evaluations and a run directory."""
+
+import dataclasses
+import json
+import math
+import pathlib
+import resource
+import signal
+import sys
+import threading
+import time
+from typing import Any
+
+import jax
+import numpy as np
+
+from offpolicy_jax import environments
+from offpolicy_jax.environments.protocols import InGraphEnvironment
+from offpolicy_jax.errors import UserError
+from offpolicy_jax.statistics import interquartile_mean, stratified_bootstrap_interval
+from offpolicy_jax.training import checkpoints, evaluation, host, in_graph, plots
+from offpolicy_jax.training import seeds as seed_axis
+from offpolicy_jax.training.agent import Agent, check, resolve
+from offpolicy_jax.training.run_directory import LOGGERS, Row, RunDirectory, loggers, provenance
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What a run is, besides its agent and hyper-parameters."""
+
+    env: str = "phys2d/Pendulum-v0"
+    """Environment id: Gymnasium's, phys2d/..., tabular/... or dm_control/<domain>-<task>-v0."""
+    steps: int = 10_000
+    """Environment steps per seed, summed over its parallel environments."""
+    seeds: int = 3
+    """Number of seeds, trained at once."""
+    seed: int = 0
+    """The first seed; the others follow it."""
+    num_envs: int = 1
+    """Parallel environments per seed."""
+    eval_every: int = 0
+    """Steps between evaluations; 0: twenty evaluations."""
+    eval_episodes: int = 10
+    """Episodes per evaluation and seed."""
+    normalize_observations: bool = False
+    """Normalise observations by their running mean and standard deviation."""
+    normalize_rewards: bool = False
+    """Divide rewards by the running standard deviation of the discounted return."""
+    run_dir: str | None = None
+    """Directory of the run's files; none are written without one."""
+    resume: bool = False
+    """Continue the run in run_dir, exactly; start it if it has no checkpoint yet."""
+    checkpoint_every: int = 0
+    """Least number of steps between checkpoints, which are taken at evaluations; 0: at each of them."""
+    log: tuple[str, ...] = ()
+    """Further sinks for the metrics: tensorboard, wandb."""
+    progress: bool = True
+    """Show a progress bar."""
+
+
+FREE_ON_RESUME = ("steps", "run_dir", "resume", "checkpoint_every", "log", "progress")
+"""Settings that may change when a run is resumed: they do not change the numbers."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What a run leaves: states with a leading seed axis, and its evaluations."""
+
+    states: Any
+    table: dict[str, np.ndarray]  # columns step, seed, return, return_std, length, episodes; a row per seed and time
+    summary: dict[str, Any]
+    interrupted: bool = False
+
+
+def train(agent: Agent, settings: Settings | None = None, config: Any = None) -> Result:
+    """Train `settings.seeds` seeds at once and evaluate them as they go.
+
+    `config` is an `agent.Config` (its defaults if None); float fields may have shape (S,), one value per seed. Raises
+    UserError for bad input, for losses that stop being finite and for a disk that refuses. Ctrl-C (or SIGTERM) ends
+    the run after a checkpoint, with `Result.interrupted` set.
+    """
+    settings = settings or Settings()
+    config = agent.Config() if config is None else config
+    check_settings(settings)
+    check(config)
+    return _Run(agent, settings, config).train()
+
+
+def check_settings(settings: Settings) -> None:
+    """Raises UserError, one line, for settings that no run could use."""
+    limits = {"steps": 1, "seeds": 1, "seed": 0, "num_envs": 1, "eval_every": 0, "eval_episodes": 1}
+    for name, low in {**limits, "checkpoint_every": 0}.items():
+        flag, value = "--" + name.replace("_", "-"), getattr(settings, name)
+        if value < low:
+            raise UserError(f"{flag} must be at least {low}, not {value}")
+        if value >= 2**31:  # steps and sizes are int32 on the device
+            raise UserError(f"{flag} must be below 2147483648, not {value}")
+    if settings.resume and settings.run_dir is None:
+        raise UserError("--resume needs --run-dir: which run shall go on?")
+    if unknown := [name for name in settings.log if name not in LOGGERS]:
+        raise UserError(f"--log={unknown[0]} is unknown: use {' or '.join(LOGGERS)}")
+
+
+class _Run:
+    """One call of `train`. The loop's carry is passed along; this holds what is fixed and the tables."""
+
+    def __init__(self, agent: Agent, settings: Settings, config: Any):
+        self.agent, self.settings = agent, settings
+        self.name = getattr(agent, "__name__", type(agent).__name__).split(".")[-1]
+        self.directory = RunDirectory(settings.run_dir) if settings.run_dir else None
+        self.previous = self.check_directory(config)
+        self.compilation = _CompilationClock()
+        num_seeds, num_envs = settings.seeds, settings.num_envs
+        environment = environments.make(settings.env, num_seeds * num_envs)
+        self.spec = environment.spec
+        self.config = resolve(config, self.spec, settings.steps)
+        traced = jax.tree.map(lambda x: np.asarray(x, np.float32), self.config)
+        arguments = (traced, num_seeds, num_envs, settings.normalize_observations, settings.normalize_rewards)
+        if environments.is_in_graph(environment):
+            self.loop = in_graph.Loop(agent, environment, *arguments)
+            self.evaluate = evaluation.in_graph(
+                agent, environment, traced, num_seeds, settings.eval_episodes, self.loop.mesh
+            )
+        else:
+            self.loop = host.Loop(agent, environment, *arguments)
+            separate = environments.make(settings.env, num_seeds * settings.eval_episodes)
+            self.evaluate = evaluation.host(
+                agent, separate, traced, num_seeds, settings.eval_episodes, self.loop.mesh
+            )
+        if self.directory and self.previous is None:
+            document = {k: v for k, v in dataclasses.asdict(settings).items() if k not in ("resume", "run_dir")}
+            self.directory.create(self.name, document, as_json(config), as_json(self.config))
+        self.loggers = []
+        if self.directory:
+            self.loggers = loggers(settings.log, self.directory.path, as_json(self.config))
+        self.table: list[Row] = []
+        self.training_seconds, self.training_steps = 0.0, 0
+
+    def train(self) -> Result:
+        settings, unit = self.settings, self.loop.iteration_steps
+        total = -(-settings.steps // unit) * unit
+        eval_every = settings.eval_every or max(1, settings.steps // 20)
+        report_every = max(unit, min(eval_every, max(1_000 // settings.seeds, settings.steps // 100)))
+        carry = self.begin(total)
+        step = saved_at = int(carry.learner.step)
+        with _Interrupt() as interrupt, self.progress(total, step) as bar:
+            while step < total and not interrupt.requested:
+                next_evaluation = min(total, _round_up(step // eval_every * eval_every + eval_every, unit))
+                target = min(next_evaluation, _round_up(step + report_every, unit))
+                clock, compiling = time.perf_counter(), self.compilation.seconds
+                carry = self.loop.advance(carry, target - step, lambda: interrupt.requested)
+                self.training_seconds += time.perf_counter() - clock - (self.compilation.seconds - compiling)
+                self.training_steps += int(carry.learner.step) - step
+                bar.update(int(carry.learner.step) - step)
+                step = int(carry.learner.step)
+                self.check_finite(carry, step)
+                self.report(carry, step)
+                carry = self.loop.clear_totals(carry)
+                if step == next_evaluation:
+                    rows = self.evaluation_rows(carry, step)
+                    bar.set_postfix_str(f"return {np.mean([row['return'] for row in rows]):.1f}", refresh=False)
+                    self.record("evaluations.csv", rows)
+                    self.table += rows
+                if (step == next_evaluation and step - saved_at >= settings.checkpoint_every) or step >= total:
+                    saved_at = self.checkpoint(carry, step)
+            if interrupt.requested and step > saved_at:
+                self.checkpoint(carry, step)
+        self.loop.close()
+        summary = self.finish()
+        return Result(carry.learner.agent, self.columns(), summary, interrupted=interrupt.requested and step < total)
+
+    def check_directory(self, config: Any) -> dict[str, Any] | None:
+        """The config of the run to resume, or None for a new one. Raises UserError if the directory is taken."""
+        if self.directory is None:
+            return None
+        path, previous = self.directory.path, self.directory.read_config()
+        if path.exists() and not path.is_dir():
+            raise UserError(f"{path} is a file: choose another --run-dir")
+        if previous is None:
+            if path.is_dir() and any(path.iterdir()):
+                raise UserError(f"{path} holds files that are not a run's: choose another --run-dir")
+            return None
+        if not self.settings.resume:
+            raise UserError(f"{path} already holds a run: add --resume to continue it, or choose another --run-dir")
+        asked = {"agent": self.name, "settings": dataclasses.asdict(self.settings), "config": as_json(config)}
+        for name, old, new in _differences(previous, asked):
+            raise UserError(
+                f"the run in {path} has {name}={old}, not {new}: drop that option to resume it, or choose another --run-dir"
+            )
+        return previous
+
+    def begin(self, total: int) -> Any:
+        """The carry to go on from: the newest checkpoint's if the run is resumed, else a fresh one."""
+        seeds = np.arange(self.settings.seed, self.settings.seed + self.settings.seeds)
+        carry = self.loop.start(seed_axis.keys(self.settings.seed, self.settings.seeds), seeds)
+        if self.previous is None or self.directory is None:
+            return carry
+        newest = checkpoints.newest(self.directory.checkpoints)
+        if newest is None:
+            self.directory.clear()
+            return carry
+        carry, arrays = checkpoints.restore(newest, carry)
+        step = int(carry.learner.step)
+        if step > total:
+            raise UserError(f"the run in {self.directory.path} is at step {step} already: ask for more --steps")
+        self.directory.rewind("metrics.csv", step)
+        self.table = self.directory.rewind("evaluations.csv", step)
+        return self.loop.load(carry, arrays)
+
+    def check_finite(self, carry: Any, step: int) -> None:
+        """Raises UserError if a loss of some seed was not finite; the others' results are written first."""
+        diverged_at = np.asarray(carry.learner.totals.diverged_at)
+        if not (bad := np.flatnonzero(diverged_at >= 0)).size:
+            return
+        rows = [row for row in self.evaluation_rows(carry, step) if row["seed"] - self.settings.seed not in bad]
+        self.record("evaluations.csv", rows)
+        self.table += rows
+        self.finish()
+        which = ", ".join(f"seed {self.settings.seed + i} at step {diverged_at[i]}" for i in bad)
+        advice = "lower --config.learning_rate, or find the cause with --debug-nans"
+        kept = "; the last good checkpoint is kept" if self.directory else ""
+        raise UserError(f"the losses are not finite any more ({which}){kept}: {advice}")
+
+    def evaluation_rows(self, carry: Any, step: int) -> list[Row]:
+        """One row per seed."""
+        returns, lengths = self.evaluate(carry.learner)
+        return [
+            {
+                "step": step,
+                "seed": self.settings.seed + i,
+                "return": float(np.mean(returns[i])),
+                "length": float(np.mean(lengths[i])),
+                "return_std": float(np.std(returns[i])),
+                "episodes": len(returns[i]),
+            }
+            for i in range(self.settings.seeds)
+        ]
+
+    def report(self, carry: Any, step: int) -> None:
+        """Append the interval's mean metrics, one row per seed."""
+        totals = jax.device_get(carry.learner.totals)
+        updates, rows = max(1, int(totals.updates)), []
+        for i in range(self.settings.seeds):
+            episodes = int(totals.episodes[i])
+            row: Row = {"step": step, "seed": self.settings.seed + i, "updates": int(totals.updates)}
+            row["train/episodes"] = episodes
+            row["train/return"] = float(totals.episode_return[i]) / episodes if episodes else math.nan
+            row["train/length"] = float(totals.episode_length[i]) / episodes if episodes else math.nan
+            for name, value in sorted(totals.metrics.items()):
+                row[name] = float(value[i]) / updates if totals.updates else math.nan
+            rows.append(row)
+        self.record("metrics.csv", rows)
+        for log in self.loggers:
+            log(rows)
+
+    def record(self, name: str, rows: list[Row]) -> None:
+        if self.directory and rows:
+            self.directory.append(name, rows)
+
+    def checkpoint(self, carry: Any, step: int) -> int:
+        if self.directory:
+            with self.directory.disk():
+                checkpoints.save(self.directory.checkpoints, step, *self.loop.save(carry))
+        return step
+
+    def finish(self) -> dict[str, Any]:
+        """Summarise the run and draw its learning curve."""
+        table = self.columns()
+        summary = {"agent": self.name, "env": self.settings.env, **final_statistics(table)}
+        if self.training_steps and self.training_seconds > 0:
+            rate = self.training_steps * self.settings.seeds / self.training_seconds
+            summary["environment_steps_per_second"] = round(rate, 1)
+        summary["training_seconds"] = round(self.training_seconds, 3)
+        summary["compile_seconds"] = round(self.compilation.seconds, 3)
+        summary["peak_memory_mb"] = round(peak_memory_mb(), 1)
+        summary.update(provenance())
+        if self.directory:
+            self.directory.write("summary.json", json.dumps(summary, indent=2) + "\n")
+            if len(table["step"]):
+                with self.directory.disk():
+                    self.draw(table)
+        return summary
+
+    def draw(self, table: dict[str, np.ndarray]) -> None:
+        assert self.directory is not None
+        steps, seeds = np.unique(table["step"]), np.unique(table["seed"])
+        returns = np.full((len(steps), len(seeds)), np.nan)
+        returns[np.searchsorted(steps, table["step"]), np.searchsorted(seeds, table["seed"])] = table["return"]
+        plots.learning_curve(
+            self.directory.path / "learning_curve.png",
+            steps,
+            returns,
+            title=f"{self.name} on {self.settings.env}",
+            caption=f"Mean return of {self.settings.eval_episodes} greedy episodes per evaluation.",
+        )
+
+    def columns(self) -> dict[str, np.ndarray]:
+        names = ("step", "seed", "return", "length", "return_std", "episodes")
+        kinds = (int, int, float, float, float, int)
+        return {n: np.array([row[n] for row in self.table], k) for n, k in zip(names, kinds, strict=True)}
+
+    def progress(self, total: int, step: int) -> Any:
+        from tqdm import tqdm
+
+        return tqdm(
+            total=total,
+            initial=step,
+            unit="step",
+            unit_scale=True,
+            desc=f"{self.name} {self.settings.env}" + f" x{self.settings.seeds} seeds" * (self.settings.seeds > 1),
+            disable=not self.settings.progress,
+            file=sys.stderr,
+            dynamic_ncols=True,
+        )
+
+
+def final_statistics(table: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Per-seed returns at the last evaluation, their mean, IQM and 95 % bootstrap interval over seeds."""
+    if not len(table["step"]):
+        return {"final_return": {}}
+    last = table["step"] == table["step"].max()
+    returns = table["return"][last]
+    seeds = table["seed"][last]
+    low, high = stratified_bootstrap_interval(returns) if len(returns) > 1 else (math.nan, math.nan)
+    number = lambda x: None if math.isnan(x) else round(float(x), 4)  # noqa: E731
+    return {
+        "step": int(table["step"].max()),
+        "final_return": {str(seed): number(x) for seed, x in zip(seeds, returns, strict=True)},
+        "episodes_per_seed": int(table["episodes"][last].min()),
+        "mean": number(np.mean(returns)),
+        "iqm": number(interquartile_mean(returns)),
+        "iqm_interval_95": [number(low), number(high)],
+    }
+
+
+def as_json(config: Any) -> dict[str, Any]:
+    """A config as JSON types."""
+
+    def plain(value):
+        if isinstance(value, tuple):
+            return list(value)
+        return value.tolist() if isinstance(value, np.ndarray | np.generic | jax.Array) else value
+
+    return {field.name: plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
+
+
+def peak_memory_mb() -> float:
+    """Peak memory of the accelerator if there is one, else of the process, in MB."""
+    statistics = jax.local_devices()[0].memory_stats() or {}
+    if "peak_bytes_in_use" in statistics:
+        return statistics["peak_bytes_in_use"] / 1e6
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak * (1 if sys.platform == "darwin" else 1024) / 1e6
+
+
+def _round_up(step: int, unit: int) -> int:
+    return -(-step // unit) * unit
+
+
+def _differences(previous: dict[str, Any], asked: dict[str, Any]):
+    if previous["agent"] != asked["agent"]:
+        yield "--agent", previous["agent"], asked["agent"]
+    for part, prefix in (("settings", "--"), ("config", "--config.")):
+        for name, new in asked[part].items():
+            new = list(new) if isinstance(new, tuple) else new
+            if part == "settings" and name in FREE_ON_RESUME:
+                continue
+            if name not in previous[part] or previous[part][name] != new:
+                flag = prefix + (name.replace("_", "-") if part == "settings" else name)
+                yield flag, previous[part].get(name, "(absent)"), new
+
+
+class _CompilationClock:
+    """Seconds that JAX spent tracing, lowering and compiling since this was made."""
+
+    def __init__(self):
+        self._start = _compile_seconds()
+
+    @property
+    def seconds(self) -> float:
+        return _compile_seconds() - self._start
+
+
+class _Interrupt:
+    """Turns Ctrl-C and SIGTERM into a request that the loop honours at a safe point. A second Ctrl-C ends at once."""
+
+    requested = False
+
+    def __enter__(self):
+        self._old = {}
+        if threading.current_thread() is threading.main_thread():
+            for kind in (signal.SIGINT, signal.SIGTERM):
+                self._old[kind] = signal.signal(kind, self._handle)
+        return self
+
+    def _handle(self, kind, frame):
+        if self.requested and kind == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.requested = True
+
+    def __exit__(self, *_):
+        for kind, old in self._old.items():
+            signal.signal(kind, old)
+
+
+_durations: list[float] = []
+
+
+def _compile_seconds() -> float:
+    if not _durations:  # first use: start listening
+        _durations.append(0.0)
+        jax.monitoring.register_event_duration_secs_listener(_listen)
+    return _durations[0]
+
+
+def _listen(event: str, duration: float, **_: Any) -> None:
+    if event.startswith("/jax/core/compile/"):
+        _durations[0] += duration

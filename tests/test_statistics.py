@@ -1,0 +1,120 @@
+"""Statistics over seeds: hand tables, coverage, and agreement with rliable where it is installed."""
+
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from offpolicy_jax.statistics import interquartile_mean, stratified_bootstrap_interval
+
+TABLE = [  # scores, their interquartile mean
+    ([7.0], 7.0),
+    ([1.0, 3.0], 2.0),
+    ([0.0, 3.0, 9.0], 4.0),  # fewer than four: the mean
+    ([100.0, 1.0, 2.0, -50.0], 1.5),
+    ([5.0, 4.0, 3.0, 2.0, 90.0], 4.0),  # floor(5 / 4) = 1 from each end
+    ([8.0, 7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0], 4.5),
+    ([0.0, 0.0, 1.0, 2.0, 3.0, 4.0, 9.0, 99.0, -9.0], 2.0),
+]
+
+
+@pytest.mark.parametrize(("scores", "expected"), TABLE)
+def test_interquartile_mean_of_hand_tables(scores, expected):
+    assert interquartile_mean(scores) == pytest.approx(expected)
+
+
+def test_interquartile_mean_axes():
+    scores = np.random.default_rng(0).normal(size=(5, 6, 7))
+    expected = [interquartile_mean(row) for row in scores]
+    np.testing.assert_allclose(interquartile_mean(scores, axis=(1, 2)), expected)
+    np.testing.assert_allclose(interquartile_mean(scores.T, axis=(0, 1)), expected)
+    columns = [[interquartile_mean(scores[i, :, j]) for j in range(7)] for i in range(5)]
+    np.testing.assert_allclose(interquartile_mean(scores, axis=1), columns)
+    np.testing.assert_allclose(interquartile_mean(scores, axis=-2), columns)
+
+
+def test_interval_of_two_seeds_is_exact():
+    """The mean of two draws is low, middle or high with odds 1:2:1: 95 % reaches from end to end, 40 % does not."""
+    assert stratified_bootstrap_interval([0.0, 10.0], np.mean) == (0.0, 10.0)
+    assert stratified_bootstrap_interval([0.0, 10.0], np.mean, confidence=0.4) == (5.0, 5.0)
+
+
+def test_interval_is_reproducible_ordered_and_scales():
+    scores = np.random.default_rng(1).normal(size=8)
+    low, high = stratified_bootstrap_interval(scores)
+    assert (low, high) == stratified_bootstrap_interval(scores)
+    assert (low, high) != stratified_bootstrap_interval(scores, seed=1)
+    assert scores.min() <= low < interquartile_mean(scores) < high <= scores.max()
+    narrow = stratified_bootstrap_interval(scores, confidence=0.5)
+    assert low < narrow[0] < narrow[1] < high
+    np.testing.assert_allclose(stratified_bootstrap_interval(3 * scores + 1), (3 * low + 1, 3 * high + 1))
+
+
+def test_tasks_are_strata():
+    """A task's level, the same for all seeds, adds no width; spread between seeds does."""
+    levels = np.tile([0.0, 1000.0, -1000.0], (6, 1))
+    assert stratified_bootstrap_interval(levels, np.mean) == (0.0, 0.0)
+    noisy = levels + np.random.default_rng(2).normal(size=levels.shape)
+    low, high = stratified_bootstrap_interval(noisy, np.mean)
+    assert high - low < 3.0
+
+
+def test_coverage_is_near_nominal():
+    """Of 95 % intervals for the mean of 20 normal scores, about 93 % hold the truth: the percentile bootstrap's own."""
+    samples = np.random.default_rng(3).normal(size=(300, 20))
+    intervals = [stratified_bootstrap_interval(s, np.mean, resamples=500) for s in samples]
+    covered = np.mean([low <= 0.0 <= high for low, high in intervals])
+    assert 0.88 < covered < 0.98
+
+
+@pytest.mark.parametrize("scores", [[3.0], [[3.0, 4.0]]])
+def test_one_seed_has_no_interval(scores):
+    assert all(math.isnan(x) for x in stratified_bootstrap_interval(scores))
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("function", [interquartile_mean, stratified_bootstrap_interval])
+def test_diverged_seeds_are_the_callers_decision(function, bad):
+    with pytest.raises(ValueError, match="1 of 3 scores are not finite: give diverged seeds a score"):
+        function([1.0, bad, 2.0])
+
+
+def test_bad_arguments():
+    with pytest.raises(ValueError, match="no scores"):
+        interquartile_mean([])
+    with pytest.raises(ValueError, match="shape"):
+        stratified_bootstrap_interval(np.zeros((2, 2, 2)))
+    with pytest.raises(ValueError, match="confidence"):
+        stratified_bootstrap_interval([1.0, 2.0], confidence=95)
+
+
+def test_interval_agrees_with_scipy():
+    scores = np.random.default_rng(4).gamma(2.0, 100.0, 9)
+    options = {"n_resamples": 4000, "method": "percentile", "rng": np.random.default_rng(0)}
+    theirs = scipy.stats.bootstrap((scores,), interquartile_mean, **options).confidence_interval
+    low, high = stratified_bootstrap_interval(scores, resamples=4000)
+    np.testing.assert_allclose((low, high), theirs, atol=0.05 * (high - low))
+
+
+@pytest.mark.parametrize("shape", [(3, 1), (5, 1), (10, 1), (7, 4)])
+def test_interquartile_mean_agrees_with_rliable(shape):
+    metrics = pytest.importorskip("rliable.metrics")
+    scores = np.random.default_rng(5).gamma(2.0, 100.0, shape)
+    assert interquartile_mean(scores) == pytest.approx(metrics.aggregate_iqm(scores))
+
+
+@pytest.mark.parametrize("shape", [(5, 1), (10, 1), (7, 4)])
+def test_interval_agrees_with_rliable(shape):
+    metrics = pytest.importorskip("rliable.metrics")
+    try:
+        from rliable.library import get_interval_estimates
+    except Exception as error:  # its dependency arch 7.2 raises TypeError beside pandas 3
+        pytest.skip(f"rliable.library does not import: {error}")
+    scores = np.random.default_rng(6).gamma(2.0, 100.0, shape)
+    random = np.random.RandomState(0)
+    _, theirs = get_interval_estimates(
+        {"a": scores}, lambda x: np.array([metrics.aggregate_iqm(x)]), reps=4000, random_state=random
+    )
+    low, high = stratified_bootstrap_interval(scores, resamples=4000)
+    np.testing.assert_allclose((low, high), theirs["a"][:, 0], atol=0.06 * (high - low))

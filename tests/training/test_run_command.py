@@ -1,0 +1,129 @@
+"""experiments/run.py as a user meets it: every environment family, every error in one line, SIGKILL and resume."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+TINY = ["--config.hidden-sizes", "16", "--config.batch-size=16", "--config.learning-starts=50", "--eval-episodes=1"]
+
+
+def run(*arguments, check=True, **options):
+    command = [sys.executable, str(ROOT / "experiments/run.py"), "--no-progress", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, **options)
+    assert not check or done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.mark.parametrize(
+    ("agent", "env"),
+    [
+        ("sac", "phys2d/Pendulum-v0"),
+        ("sac", "HalfCheetah-v5"),
+        ("sac", "Pendulum-v1"),
+        ("sac", "dm_control/cartpole-swingup-v0"),
+        ("sac_discrete", "phys2d/CartPole-v1"),
+        ("sac_discrete", "tabular/CliffWalking-v0"),
+        ("sac_discrete", "CartPole-v1"),
+    ],
+)
+def test_every_family_of_environments(agent, env, tmp_path):
+    out = run(f"--agent={agent}", f"--env={env}", "--steps=200", "--eval-every=200", f"--run-dir={tmp_path}/run", *TINY)
+    assert "final greedy return" in out.stdout
+    assert json.loads((tmp_path / "run/summary.json").read_text())["step"] == 200
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "--agent is missing"),
+        (["--agent=sacc"], "unknown agent 'sacc': did you mean sac"),
+        (["--agent=sac", "--env=HalfCheeta-v5"], "HalfCheetah-v5"),
+        (["--agent=sac", "--env=dm_control/cartpole-swingupp-v0"], "dm_control/cartpole-swingup-v0"),
+        (["--agent=sac", "--stpes=10"], "unknown option --stpes: did you mean --steps"),
+        (["--agent=sac", "--config.taau=0.1"], "did you mean --config.tau"),
+        (["--agent=sac", "--steps=many"], "many"),
+        (["--agent=sac", "--steps=-5"], "--steps must be at least 1, not -5"),
+        (["--agent=sac", "--seeds=0"], "--seeds must be at least 1"),
+        (["--agent=sac", "--steps=99999999999"], "--steps must be below"),
+        (["--agent=sac", "--config.batch-size=-3"], "config.batch_size must be at least 1"),
+        (["--agent=sac", "--config.hidden-sizes", "0"], "config.hidden_sizes"),
+        (["--agent=sac", "--config.tau=2"], "config.tau must be between 0 and 1"),
+        (["--agent=sac", "--config.kernel-init=zeros"], "zeros"),
+        (["--agent=sac", "--env=CartPole-v1"], "sac needs continuous actions"),
+        (["--agent=sac", "--resume"], "--resume needs --run-dir"),
+        (["--agent=sac", "--log=carrier-pigeon"], "carrier-pigeon"),
+        (["--agent=sac", "--seeds=100000000"], "--seeds"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(arguments, message, tmp_path):
+    done = run(*arguments, check=False, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1 and message in lines[0], done.stderr
+    assert not (tmp_path / "runs").exists()  # nothing was started
+
+
+def test_help_lists_hyper_parameters_with_meaning_and_default():
+    out = run("--agent=sac", "--help").stdout
+    assert "--config.tau" in out and "Weight of the new parameters" in out and "0.005" in out
+    assert "--eval-every" in out and "Steps between evaluations" in out
+    assert "sac_discrete" in run("--help").stdout
+
+
+@pytest.mark.parametrize("env", ["phys2d/Pendulum-v0", "InvertedPendulum-v5"])
+def test_killed_run_resumes_to_the_same_bytes(env, tmp_path):
+    options = ["--agent=sac", f"--env={env}", "--steps=1500", "--eval-every=100", "--seeds=2", *TINY]
+    run(*options, f"--run-dir={tmp_path}/straight")
+    command = [sys.executable, str(ROOT / "experiments/run.py"), "--no-progress", *options, f"--run-dir={tmp_path}/killed"]
+    for checkpoints in (2, 5, 9):  # kill it three times, a little later each time, wherever it happens to be
+        process = subprocess.Popen([*command, "--resume"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < deadline:
+            done = [int(p.name) for p in (tmp_path / "killed/checkpoints").glob("[0-9]*")]
+            if done and max(done) >= 100 * checkpoints:
+                break
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert process.returncode == -signal.SIGKILL, "the run was over before it could be killed"
+    run("--resume", f"--run-dir={tmp_path}/killed")  # what the run is comes from its directory
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    assert (straight / "evaluations.csv").read_bytes() == (killed / "evaluations.csv").read_bytes()
+
+
+def test_ctrl_c_takes_a_checkpoint(tmp_path):
+    options = ["--agent=sac", "--env=InvertedPendulum-v5", "--steps=1000000", "--eval-every=1000000", *TINY]
+    command = [sys.executable, str(ROOT / "experiments/run.py"), "--no-progress", *options, f"--run-dir={tmp_path}/run"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "run/metrics.csv").exists() and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130 and "--resume" in errors.strip().splitlines()[-1]
+    assert [p for p in (tmp_path / "run/checkpoints").iterdir() if p.name.isdigit()]
+
+
+def test_debug_nans_is_one_line(tmp_path):
+    done = run("--agent=sac", "--debug-nans", "--config.reward-scale=nan", "--steps=100", f"--run-dir={tmp_path}/run", *TINY, check=False)  # fmt: skip
+    assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("env", ["phys2d/Pendulum-v0", "InvertedPendulum-v5"])
+def test_seeds_over_forced_host_devices_give_the_same_numbers(env, tmp_path):
+    options = ["--agent=sac", f"--env={env}", "--steps=300", "--eval-every=100", "--seeds=4", *TINY]
+    for devices in (1, 2, 4):
+        flags = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+        run(*options, f"--run-dir={tmp_path}/{devices}", env=flags)
+    tables = {}
+    for devices in (1, 2, 4):
+        rows = (tmp_path / str(devices) / "evaluations.csv").read_text().splitlines()[1:]
+        tables[devices] = [[float(x) for x in row.split(",")] for row in rows]
+    assert tables[1] == pytest.approx(tables[2], rel=0.02, abs=2.0)
+    assert tables[1] == pytest.approx(tables[4], rel=0.02, abs=2.0)

@@ -1,0 +1,258 @@
+"""`train` end to end on tiny problems: tables, files, seeds, resume, traces, divergence."""
+
+import dataclasses
+import json
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from agents import sac, sac_discrete
+from offpolicy_jax import environments
+from offpolicy_jax.errors import UserError
+from offpolicy_jax.training import Settings, train
+from tests import probes
+
+SMALL = sac.Config(hidden_sizes=(16,), batch_size=16, learning_starts=20)
+
+
+@pytest.fixture(autouse=True)
+def probe_environments():
+    """Both backends with the same tiny environment."""
+    environment = probes.ConstantReward()
+    environments.register("probe/in-graph", lambda num_envs: environment)
+    environments.register("probe/host", lambda num_envs: probes.HostProbe(environment, num_envs))
+
+
+def settings(**changes):
+    base = Settings(env="probe/in-graph", seeds=1, steps=120, eval_every=40, eval_episodes=3, progress=False)
+    return dataclasses.replace(base, **changes)
+
+
+def same(a, b):
+    leaves = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return all(np.array_equal(np.asarray(x), np.asarray(y)) for x, y in leaves)
+
+
+BACKENDS = pytest.mark.parametrize("env", ["probe/in-graph", "probe/host", "phys2d/Pendulum-v0", "InvertedPendulum-v5"])
+
+
+def test_table_has_one_row_per_seed_and_evaluation():
+    result = train(sac, settings(seeds=2, seed=5), SMALL)
+    assert result.table["step"].tolist() == [40, 40, 80, 80, 120, 120]
+    assert result.table["seed"].tolist() == [5, 6] * 3
+    assert np.all(result.table["return"] == 10.0) and np.all(result.table["length"] == 10.0)
+    assert result.summary["final_return"] == {"5": 10.0, "6": 10.0}
+    assert result.states.log_alpha.shape == (2,)
+
+
+def test_run_directory(tmp_path):
+    train(sac, settings(seeds=2, run_dir=str(tmp_path / "run")), SMALL)
+    run = tmp_path / "run"
+    names = {p.name for p in run.iterdir()}
+    assert names == {
+        "config.json", "metrics.csv", "evaluations.csv", "summary.json", "learning_curve.png", "checkpoints"
+    }  # fmt: skip
+    config = json.loads((run / "config.json").read_text())
+    assert config["agent"] == "sac" and config["config"]["hidden_sizes"] == [16]
+    assert config["resolved_config"]["replay_capacity"] == 120 and "jax" in config["versions"]
+    lines = (run / "evaluations.csv").read_text().splitlines()
+    assert lines[0].startswith("step,seed,return,length") and len(lines) == 1 + 6
+    header, first, *_ = (run / "metrics.csv").read_text().splitlines()
+    assert "critic/loss" in header and len(first.split(",")) == len(header.split(","))
+    summary = json.loads((run / "summary.json").read_text())
+    keys = {"final_return", "iqm", "iqm_interval_95", "environment_steps_per_second", "compile_seconds", "peak_memory_mb"}
+    assert keys <= summary.keys()
+    assert (run / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+@BACKENDS
+def test_seed_of_a_run_equals_that_seed_alone(env):
+    three = train(sac, settings(env=env, seeds=3, seed=4), SMALL)
+    one = train(sac, settings(env=env, seeds=1, seed=5), SMALL)
+    for many, single in zip(jax.tree.leaves(three.states), jax.tree.leaves(one.states), strict=True):
+        np.testing.assert_allclose(many[1], single[0], rtol=2e-3, atol=2e-4)  # batched products round differently
+    assert not np.allclose(three.states.log_alpha[0], three.states.log_alpha[1], rtol=1e-6, atol=0)
+
+
+@BACKENDS
+@pytest.mark.parametrize("normalize", [False, True])
+def test_resumed_run_equals_an_uninterrupted_one(env, normalize, tmp_path):
+    straight, stopped = tmp_path / "straight", tmp_path / "stopped"
+    options = {"env": env, "seeds": 2, "normalize_observations": normalize, "normalize_rewards": normalize}
+    whole = train(sac, settings(run_dir=str(straight), **options), SMALL)
+    train(sac, settings(run_dir=str(stopped), **(options | {"steps": 80})), SMALL)
+    resumed = train(sac, settings(run_dir=str(stopped), resume=True, **options), SMALL)
+    assert same(whole.states, resumed.states)
+    for name in ("evaluations.csv", "metrics.csv"):
+        assert (straight / name).read_bytes() == (stopped / name).read_bytes()
+
+
+def test_resume_without_a_checkpoint_starts_again(tmp_path):
+    whole = train(sac, settings(run_dir=str(tmp_path / "a")), SMALL)
+    train(sac, settings(run_dir=str(tmp_path / "b")), SMALL)
+    for checkpoint in (tmp_path / "b" / "checkpoints").iterdir():
+        checkpoint.rename(checkpoint.with_name("." + checkpoint.name + ".partial"))
+    again = train(sac, settings(run_dir=str(tmp_path / "b"), resume=True), SMALL)
+    assert same(whole.states, again.states)
+    assert (tmp_path / "a/evaluations.csv").read_bytes() == (tmp_path / "b/evaluations.csv").read_bytes()
+
+
+def test_resume_after_the_end_changes_nothing(tmp_path):
+    first = train(sac, settings(run_dir=str(tmp_path / "run")), SMALL)
+    before = (tmp_path / "run/evaluations.csv").read_bytes()
+    second = train(sac, settings(run_dir=str(tmp_path / "run"), resume=True), SMALL)
+    assert same(first.states, second.states) and before == (tmp_path / "run/evaluations.csv").read_bytes()
+
+
+def test_full_ring_resumes_exactly_and_may_grow(tmp_path):
+    small_ring = dataclasses.replace(SMALL, replay_capacity=32)
+    whole = train(sac, settings(run_dir=str(tmp_path / "a")), small_ring)
+    train(sac, settings(run_dir=str(tmp_path / "b"), steps=80), small_ring)
+    resumed = train(sac, settings(run_dir=str(tmp_path / "b"), resume=True), small_ring)
+    # The ring is stored oldest first, so rows may sit elsewhere than in the uninterrupted run: draws then differ.
+    assert int(resumed.table["step"].max()) == int(whole.table["step"].max())
+
+
+@pytest.mark.parametrize("env", ["probe/in-graph", "probe/host"])
+def test_each_program_is_traced_once(env):
+    traces = {"act": 0, "update": 0}
+
+    def counted(name):
+        def function(*args):
+            traces[name] += 1
+            return getattr(sac, name)(*args)
+
+        return function
+
+    members = {name: getattr(sac, name) for name in ("Config", "State", "init", "policy")}
+    agent = types.SimpleNamespace(**members, act=counted("act"), update=counted("update"), __name__="counted")
+    train(agent, settings(env=env, seeds=2), SMALL)  # type: ignore[arg-type]
+    first = dict(traces)
+    train(agent, settings(env=env, seeds=2, steps=400), SMALL)  # type: ignore[arg-type]
+    # A longer run traces no more than a short one: the number of steps, of reports and the warm-up are not static.
+    assert {name: traces[name] - first[name] for name in traces} == first
+    assert first["update"] <= 3  # shapes of the metrics, the program, and its loop's fixed point
+
+
+def test_parallel_environments_share_the_steps():
+    result = train(sac, settings(num_envs=4, seeds=2), SMALL)
+    assert result.table["step"].max() == 120
+    count = jax.tree.leaves(result.states.actor_optimizer)[0]
+    assert count.tolist() == [104, 104]  # one gradient step per step from the update that ends the warm-up on
+
+
+def test_float_fields_may_differ_by_seed():
+    config = dataclasses.replace(SMALL, learning_rate=np.array([0.0, 1e-2], np.float32))
+    states = train(sac, settings(seeds=2), config).states
+    assert states.log_alpha[0] == 0.0 and states.log_alpha[1] != 0.0
+
+
+@pytest.mark.parametrize("env", ["probe/in-graph", "probe/host"])
+def test_divergence_names_the_seed_and_keeps_the_rest(env, tmp_path):
+    config = dataclasses.replace(SMALL, reward_scale=np.array([1.0, np.inf], np.float32), learning_starts=60)
+    with pytest.raises(UserError, match=r"not finite.*seed 1 at step 60.*last good checkpoint"):
+        train(sac, settings(env=env, seeds=2, run_dir=str(tmp_path / "run")), config)
+    rows = (tmp_path / "run/evaluations.csv").read_text().splitlines()[1:]
+    assert [row.split(",")[1] for row in rows] == ["0", "1", "0"]  # at step 40 both, then seed 0 alone
+    assert [p.name for p in (tmp_path / "run/checkpoints").iterdir()] == ["000000000040"]
+    assert "0" in json.loads((tmp_path / "run/summary.json").read_text())["final_return"]
+
+
+def test_full_disk_is_one_line_and_keeps_the_checkpoint(tmp_path, monkeypatch):
+    from offpolicy_jax.training import checkpoints
+
+    original, calls = checkpoints.save, []
+
+    def save(*args):
+        calls.append(args)
+        if len(calls) == 2:
+            raise OSError(28, "No space left on device")
+        return original(*args)
+
+    monkeypatch.setattr(checkpoints, "save", save)
+    with pytest.raises(UserError, match="No space left on device"):
+        train(sac, settings(run_dir=str(tmp_path / "run")), SMALL)
+    monkeypatch.undo()
+    whole = train(sac, settings(run_dir=str(tmp_path / "straight")), SMALL)
+    resumed = train(sac, settings(run_dir=str(tmp_path / "run"), resume=True), SMALL)
+    assert same(whole.states, resumed.states)
+
+
+def test_damaged_and_foreign_checkpoints(tmp_path):
+    run = tmp_path / "run"
+    train(sac, settings(run_dir=str(run)), SMALL)
+    newest = sorted((run / "checkpoints").iterdir())[-1]
+    victim = next(p for p in sorted(newest.rglob("*")) if p.is_file() and p.stat().st_size > 200)
+    content = victim.read_bytes()
+    victim.write_bytes(content[: len(content) // 2])
+    with pytest.raises(UserError, match="is damaged: remove"):
+        train(sac, settings(run_dir=str(run), resume=True), SMALL)
+    victim.write_bytes(content)
+    document = json.loads((run / "config.json").read_text())
+    document["config"]["hidden_sizes"] = [8]
+    (run / "config.json").write_text(json.dumps(document))
+    with pytest.raises(UserError, match="belongs to another"):
+        train(sac, settings(run_dir=str(run), resume=True), dataclasses.replace(SMALL, hidden_sizes=(8,)))
+
+
+def test_directories_that_are_taken(tmp_path):
+    train(sac, settings(run_dir=str(tmp_path / "run")), SMALL)
+    with pytest.raises(UserError, match="already holds a run"):
+        train(sac, settings(run_dir=str(tmp_path / "run")), SMALL)
+    with pytest.raises(UserError, match=r"--config.tau=0.005, not 0.5"):
+        train(sac, settings(run_dir=str(tmp_path / "run"), resume=True), dataclasses.replace(SMALL, tau=0.5))
+    with pytest.raises(UserError, match=r"--seeds=1, not 2"):
+        train(sac, settings(run_dir=str(tmp_path / "run"), resume=True, seeds=2), SMALL)
+    with pytest.raises(UserError, match="at step 120 already"):
+        train(sac, settings(run_dir=str(tmp_path / "run"), resume=True, steps=50), SMALL)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").write_text("x")
+    with pytest.raises(UserError, match="not a run's"):
+        train(sac, settings(run_dir=str(tmp_path / "other")), SMALL)
+
+
+def test_agents_refuse_the_wrong_kind_of_action():
+    with pytest.raises(UserError, match="sac_discrete"):
+        train(sac, settings(env="phys2d/CartPole-v1"))
+    with pytest.raises(UserError, match="--agent=sac"):
+        train(sac_discrete, settings(env="phys2d/Pendulum-v0"))
+
+
+def test_interrupt_takes_a_checkpoint(tmp_path):
+    import signal
+
+    def act(config, state, observation, step, key):
+        jax.debug.callback(lambda s: signal.raise_signal(signal.SIGINT) if s == 50 else None, step)
+        return sac.act(config, state, observation, step, key)
+
+    members = {name: getattr(sac, name) for name in ("Config", "State", "init", "policy", "update")}
+    agent = types.SimpleNamespace(**members, act=act, __name__="sac")
+    options = settings(env="probe/host", run_dir=str(tmp_path / "run"))
+    result = train(agent, options, SMALL)  # type: ignore[arg-type]
+    assert result.interrupted and list((tmp_path / "run/checkpoints").iterdir())
+    resumed = train(sac, dataclasses.replace(options, resume=True), SMALL)
+    whole = train(sac, settings(env="probe/host"), SMALL)
+    assert same(whole.states, resumed.states)
+
+
+def test_notebook_use_writes_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    train(sac, settings(), SMALL)
+    assert not list(tmp_path.iterdir())
+
+
+def test_time_limit_does_not_end_the_value():
+    """Reward 1 a step, cut after 10 steps: Q is 1 / (1 - 0.9) = 10, not the 6.5 of ten steps and nothing after."""
+    config = dataclasses.replace(
+        SMALL, discount=0.9, initial_temperature=1e-6, learn_temperature=False, learning_rate=3e-3, tau=0.05
+    )
+    for env in ("probe/in-graph", "probe/host"):
+        state = train(sac, settings(env=env, steps=2_000, eval_every=2_000), config).states
+        state = jax.tree.map(lambda x: x[0], state)
+        environment = probes.ConstantReward()
+        _, observation = environment.reset(jax.random.key(0))
+        q = state.critic_network.apply(state.critics, observation[None], jnp.zeros((1, 1)))
+        np.testing.assert_allclose(q, 10.0, rtol=0.05)
