@@ -18,13 +18,11 @@ from gymnasium.wrappers import OrderEnforcing
 
 from offpolicy_jax.environments import host_state
 from offpolicy_jax.environments.protocols import Step
+from offpolicy_jax.environments.spaces import action_spec, first_action, observation_spec
 from offpolicy_jax.errors import UserError
 from offpolicy_jax.transition import ArraySpec, EnvironmentSpec, PyTree
 
 # MuJoCo and dm_control are imported inside the functions: listing or making other environments must not load them.
-
-MAX_ONE_HOT = 4096
-"""Integer observations with more values than this are quantities rather than categories: they become float32."""
 
 
 def make_host(id: str, num_envs: int, max_episode_steps: int | None = None) -> "LoopedEnvironment":
@@ -66,8 +64,8 @@ class LoopedEnvironment:
         self.num_envs = len(environments)
         self.spec = EnvironmentSpec(
             id=id,
-            observation=_observation_spec(id, first.observation_space),
-            action=_action_spec(id, first.action_space),
+            observation=observation_spec(id, first.observation_space),
+            action=action_spec(id, first.action_space),
             max_episode_steps=max_episode_steps or first.max_episode_steps,
         )
         self.observation = None
@@ -310,36 +308,6 @@ def _suite() -> Any:
     return suite
 
 
-def _observation_spec(id: str, space: spaces.Space) -> PyTree:
-    if isinstance(space, spaces.Dict):
-        return {name: _observation_spec(id, part) for name, part in space.spaces.items()}
-    if isinstance(space, spaces.Tuple):
-        return tuple(_observation_spec(id, part) for part in space.spaces)
-    if isinstance(space, spaces.Discrete) and space.start >= 0:
-        return ArraySpec((), np.dtype(np.int32), num_values=int(space.start + space.n))
-    if isinstance(space, spaces.MultiBinary):
-        return ArraySpec(space.shape, np.dtype(np.int32), num_values=2)
-    if isinstance(space, spaces.MultiDiscrete) and space.start.min() >= 0:
-        return ArraySpec(space.shape, np.dtype(np.int32), num_values=int((space.start + space.nvec).max()))
-    if isinstance(space, spaces.Box):
-        if space.dtype == np.uint8 and len(space.shape) >= 2:  # pixels keep their bytes
-            return ArraySpec(space.shape, np.dtype(np.uint8))
-        if np.issubdtype(space.dtype, np.integer) and space.low.min() >= 0 and space.high.max() < MAX_ONE_HOT:
-            return ArraySpec(space.shape, np.dtype(np.int32), num_values=int(space.high.max()) + 1)
-        return ArraySpec(space.shape, np.dtype(np.float32))
-    raise UserError(f"{id}: observations in {space} are not supported; use Box, Discrete, or a Dict or Tuple of them")
-
-
-def _action_spec(id: str, space: spaces.Space) -> ArraySpec:
-    if isinstance(space, spaces.Discrete):
-        return ArraySpec((), np.dtype(np.int32), num_values=int(space.n))
-    if isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating):
-        largest = max(np.abs(space.low).max(), np.abs(space.high).max())
-        if largest < 1e10:  # what MuJoCo has for infinity, where an actuator has no range
-            return ArraySpec(space.shape, np.dtype(np.float32))
-    raise UserError(f"{id}: actions in {space} are not supported; use Discrete or a bounded Box of floats")
-
-
 def _action_map(spec: ArraySpec, space: Any, num_envs: int) -> Callable[[Any], Any]:
     """From a batch of our actions ([-1, 1] or integers from 0) to a sequence of the environment's own."""
     shape = (num_envs, *spec.shape)
@@ -350,7 +318,9 @@ def _action_map(spec: ArraySpec, space: Any, num_envs: int) -> Callable[[Any], A
         return actions
 
     if spec.num_values is not None:
-        start = int(space.start)
+        start, own_shape = first_action(space), space.shape
+        if own_shape:  # one integer in an array
+            return lambda actions: list((check(np.asarray(actions)) + start).reshape(num_envs, *own_shape))
         return lambda actions: [start + action for action in check(np.asarray(actions)).tolist()]
 
     dtype = space.dtype

@@ -5,7 +5,6 @@ included, are the trajectory of `gymnasium.make(id)` after `reset(seed=s)`.
 """
 
 import dataclasses
-import math
 from typing import Any
 
 import gymnasium
@@ -13,16 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from gymnasium import spaces
 from gymnasium.envs.functional_jax_env import FunctionalJaxEnv
 from gymnasium.experimental.functional import FuncEnv
 
 from offpolicy_jax.environments.protocols import Step
+from offpolicy_jax.environments.spaces import action_spec, first_action, observation_spec
 from offpolicy_jax.errors import UserError
-from offpolicy_jax.transition import ArraySpec, EnvironmentSpec, PyTree
-
-MAX_ONE_HOT = 4096
-"""Integer observations with more values than this are quantities rather than categories: they become float32."""
+from offpolicy_jax.transition import EnvironmentSpec, PyTree
 
 
 @struct.dataclass
@@ -99,8 +95,8 @@ def adapt(id: str, func_env: FuncEnv, max_episode_steps: int | None = None) -> F
     """Adapt a `FuncEnv`, for example one with other parameters. Raises UserError for unsupported spaces."""
     spec = EnvironmentSpec(
         id=id,
-        observation=_observation_spec(id, func_env.observation_space),
-        action=_action_spec(id, func_env.action_space),
+        observation=observation_spec(id, func_env.observation_space),
+        action=action_spec(id, func_env.action_space),
         max_episode_steps=max_episode_steps,
     )
 
@@ -111,40 +107,10 @@ def adapt(id: str, func_env: FuncEnv, max_episode_steps: int | None = None) -> F
     return FunctionalEnvironment(spec, func_env, jax.eval_shape(after_one_step, jax.random.key(0)))
 
 
-def _observation_spec(id: str, space: Any) -> PyTree:
-    if isinstance(space, spaces.Dict):
-        return {name: _observation_spec(id, part) for name, part in space.spaces.items()}
-    if isinstance(space, spaces.Tuple):
-        return tuple(_observation_spec(id, part) for part in space.spaces)
-    if isinstance(space, spaces.Discrete) and space.start >= 0:
-        return ArraySpec((), np.dtype(np.int32), num_values=int(space.start + space.n))
-    if isinstance(space, spaces.Box):
-        if space.dtype == np.uint8 and len(space.shape) >= 2:  # pixels keep their bytes
-            return ArraySpec(space.shape, np.dtype(np.uint8))
-        if np.issubdtype(space.dtype, np.integer) and space.low.min() >= 0 and space.high.max() < MAX_ONE_HOT:
-            return ArraySpec(space.shape, np.dtype(np.int32), num_values=int(space.high.max()) + 1)
-        return ArraySpec(space.shape, np.dtype(np.float32))
-    raise UserError(f"{id}: observations in {space} are not supported; use Box, Discrete, or a Dict or Tuple of them")
-
-
-def _action_spec(id: str, space: Any) -> ArraySpec:
-    if isinstance(space, spaces.Discrete):
-        return ArraySpec((), np.dtype(np.int32), num_values=int(space.n))
-    if isinstance(space, spaces.Box):
-        if np.issubdtype(space.dtype, np.integer):
-            if math.prod(space.shape) == 1:  # one integer in a box is a discrete action
-                return ArraySpec((), np.dtype(np.int32), num_values=int(space.high.item() - space.low.item()) + 1)
-        elif space.is_bounded("both"):
-            return ArraySpec(space.shape, np.dtype(np.float32))
-    raise UserError(f"{id}: actions in {space} are not supported; use Discrete or a bounded Box of floats")
-
-
 def _to_space(action: jax.Array, space: Any) -> jax.Array:
     """From our action ([-1, 1] or an integer from 0) to the environment's own."""
-    if isinstance(space, spaces.Discrete):
-        return action.astype(jnp.int32) + int(space.start)
     if np.issubdtype(space.dtype, np.integer):
-        return action.astype(jnp.int32).reshape(space.shape) + jnp.asarray(space.low, jnp.int32)
+        return action.astype(jnp.int32).reshape(space.shape) + first_action(space)
     low, high = jnp.asarray(space.low, jnp.float32), jnp.asarray(space.high, jnp.float32)
     # The middle-and-half form is exact at 0 and, for symmetric bounds, at both ends.
     return (low + high) / 2 + jnp.clip(action, -1.0, 1.0) * (high - low) / 2
