@@ -5,6 +5,7 @@ The temperature's loss uses the actor's own sample of log pi (the official code 
 """
 
 import functools
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -15,7 +16,7 @@ from flax import struct
 from offpolicy_jax import networks, parameters
 from offpolicy_jax.errors import UserError
 from offpolicy_jax.losses import sac as losses
-from offpolicy_jax.networks import Critics, KernelInit, Params, TanhNormalPolicy
+from offpolicy_jax.networks import Critics, KernelInit, Params, TanhNormalPolicy, function
 from offpolicy_jax.replay import Replay, scan_batches
 from offpolicy_jax.transition import EnvironmentSpec, PyTree, Transition, zeros
 
@@ -73,10 +74,12 @@ class State:
     critic_network: Critics = struct.field(pytree_node=False)
 
 
-def gradient_step(config: Config, state: State, batch: Transition, key: jax.Array) -> tuple[State, dict[str, jax.Array]]:
+def gradient_step(
+    config: Config, state: State, batch: Transition, key: jax.Array
+) -> tuple[State, dict[str, jax.Array]]:
     """One step of every part on one batch (B, ...)."""
     next_key, actor_key = jax.random.split(key)
-    pi, q = state.policy_network.apply, state.critic_network.apply
+    pi, q = function(state.policy_network), function(state.critic_network)
     alpha = jnp.exp(state.log_alpha)
 
     next_action, next_log_prob = pi(state.actor, batch.next_observation).sample_and_log_prob(next_key)
@@ -110,7 +113,8 @@ def gradient_step(config: Config, state: State, batch: Transition, key: jax.Arra
         gradient = jax.grad(temperature_loss)(log_alpha)
         log_alpha, temperature_optimizer = descend(gradient, temperature_optimizer, log_alpha)
 
-    state = state.replace(
+    state = replace(
+        state,
         actor=actor,
         critics=critics,
         target_critics=parameters.polyak(state.target_critics, critics, config.tau),
@@ -167,11 +171,11 @@ def act(
 ) -> tuple[jax.Array, dict[str, Any]]:
     """A sampled action (E, A), or a uniformly random one during the warm-up."""
     sample_key, random_key = jax.random.split(key)
-    action = state.policy_network.apply(state.actor, observation).sample(sample_key)
+    action = function(state.policy_network)(state.actor, observation).sample(sample_key)
     random = jax.random.uniform(random_key, action.shape, action.dtype, -1.0, 1.0)
     return jnp.where(step < config.learning_starts, random, action), {}
 
 
 def policy(config: Config, state: State, observation: PyTree) -> jax.Array:
     """The greedy action tanh(mean), (E, A)."""
-    return state.policy_network.apply(state.actor, observation).mode()
+    return function(state.policy_network)(state.actor, observation).mode()

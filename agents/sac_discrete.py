@@ -5,6 +5,7 @@ Order of one gradient step: critics, actor (with the new critics), temperature, 
 
 import functools
 import math
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -16,7 +17,7 @@ from offpolicy_jax import networks, parameters
 from offpolicy_jax.distributions import Categorical
 from offpolicy_jax.errors import UserError
 from offpolicy_jax.losses import sac_discrete as losses
-from offpolicy_jax.networks import CategoricalPolicy, Critics, KernelInit, Params
+from offpolicy_jax.networks import CategoricalPolicy, Critics, KernelInit, Params, function
 from offpolicy_jax.replay import Replay, scan_batches
 from offpolicy_jax.transition import EnvironmentSpec, PyTree, Transition, zeros
 
@@ -72,9 +73,11 @@ class State:
     critic_network: Critics = struct.field(pytree_node=False)
 
 
-def gradient_step(config: Config, state: State, batch: Transition, key: jax.Array) -> tuple[State, dict[str, jax.Array]]:
+def gradient_step(
+    config: Config, state: State, batch: Transition, key: jax.Array
+) -> tuple[State, dict[str, jax.Array]]:
     """One step of every part on one batch (B, ...). Nothing is sampled, so the key is unused."""
-    pi, q = state.policy_network.apply, state.critic_network.apply
+    pi, q = function(state.policy_network), function(state.critic_network)
     alpha = jnp.exp(state.log_alpha)
     next_log_probs = pi(state.actor, batch.next_observation).log_probs()
     next_q = q(state.target_critics, batch.next_observation)
@@ -109,7 +112,8 @@ def gradient_step(config: Config, state: State, batch: Transition, key: jax.Arra
         gradient = jax.grad(temperature_loss)(log_alpha)
         log_alpha, temperature_optimizer = descend(gradient, temperature_optimizer, log_alpha)
 
-    state = state.replace(
+    state = replace(
+        state,
         actor=actor,
         critics=critics,
         target_critics=parameters.polyak(state.target_critics, critics, config.tau),
@@ -142,9 +146,7 @@ def init(config: Config, spec: EnvironmentSpec, key: jax.Array) -> State:
         raise UserError(f"sac_discrete needs discrete actions and {spec.id} has continuous ones: use --agent=sac")
     shape = {"encoder": networks.encoder(spec.observation), "hidden_sizes": config.hidden_sizes}
     policy_network = CategoricalPolicy(num_actions=spec.num_actions, kernel_init=config.kernel_init, **shape)
-    critic_network = Critics(
-        num=config.num_critics, outputs=spec.num_actions, kernel_init=config.kernel_init, **shape
-    )
+    critic_network = Critics(num=config.num_critics, outputs=spec.num_actions, kernel_init=config.kernel_init, **shape)
     actor_key, critic_key = jax.random.split(key)
     observation = zeros(spec.observation, (1,))
     actor = policy_network.init(actor_key, observation)
@@ -168,11 +170,11 @@ def act(
 ) -> tuple[jax.Array, dict[str, Any]]:
     """A sampled action (E,), or a uniformly random one during the warm-up."""
     sample_key, random_key = jax.random.split(key)
-    action = state.policy_network.apply(state.actor, observation).sample(sample_key)
+    action = function(state.policy_network)(state.actor, observation).sample(sample_key)
     random = jax.random.randint(random_key, action.shape, 0, state.policy_network.num_actions, action.dtype)
     return jnp.where(step < config.learning_starts, random, action), {}
 
 
 def policy(config: Config, state: State, observation: PyTree) -> jax.Array:
     """The likeliest action, (E,)."""
-    return state.policy_network.apply(state.actor, observation).mode()
+    return function(state.policy_network)(state.actor, observation).mode()

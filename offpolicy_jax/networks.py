@@ -39,6 +39,11 @@ def flatten(encoder: Encoder, observation: PyTree) -> jax.Array:
     return leaves[0] if len(leaves) == 1 else jnp.concatenate(leaves, axis=-1)
 
 
+def function(network: nn.Module) -> Callable[..., Any]:
+    """A network as a pure function of its parameters and inputs."""
+    return network.apply
+
+
 def initializer(name: KernelInit, gain: float = 1.0) -> Callable[..., jax.Array]:
     """An initialiser of matrices by name; `gain` scales the orthogonal one. Raises ValueError for another name."""
     if name == "glorot_uniform":  # Keras' default, so the official SAC code's

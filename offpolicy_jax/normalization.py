@@ -4,6 +4,8 @@ Replay stores raw data; observations and rewards are normalised as they are read
 the statistics of that moment. Observations become (o - mean) / std, rewards r / std of the discounted return.
 """
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -47,7 +49,7 @@ def update(normalizer: Normalizer, transition: Transition) -> Normalizer:
     """Take in new transitions with leaves (T, E, ...), in time order."""
     if normalizer.observation is not None:
         batch = _floats(transition.observation)
-        normalizer = normalizer.replace(observation=_update_moments(normalizer.observation, batch))
+        normalizer = replace(normalizer, observation=_update_moments(normalizer.observation, batch))
     if normalizer.discounted_return is not None:
 
         def accumulate(running, inputs):
@@ -57,8 +59,8 @@ def update(normalizer: Normalizer, transition: Transition) -> Normalizer:
 
         done = transition.terminated | transition.truncated
         running, returns = jax.lax.scan(accumulate, normalizer.running_return, (transition.reward, done))
-        normalizer = normalizer.replace(
-            discounted_return=_update_moments(normalizer.discounted_return, returns), running_return=running
+        normalizer = replace(
+            normalizer, discounted_return=_update_moments(normalizer.discounted_return, returns), running_return=running
         )
     return normalizer
 
@@ -90,7 +92,8 @@ def normalize(normalizer: Normalizer | None, transition: Transition) -> Transiti
     """A transition with both observations and the reward normalised."""
     if normalizer is None:
         return transition
-    return transition.replace(
+    return replace(
+        transition,
         observation=normalize_observation(normalizer, transition.observation),
         next_observation=normalize_observation(normalizer, transition.next_observation),
         reward=normalize_reward(normalizer, transition.reward),

@@ -29,6 +29,6 @@ def adam_init(params: PyTree) -> optax.OptState:
 def adam_step(
     gradients: PyTree, optimizer_state: optax.OptState, params: T, learning_rate: jax.Array | float
 ) -> tuple[T, optax.OptState]:
-    """One Adam step (Kingma & Ba 2015; beta 0.9, 0.999, eps 1e-8). The learning rate may be traced, so it is vmappable."""
-    updates, optimizer_state = optax.adam(learning_rate).update(gradients, optimizer_state, params)
+    """One Adam step (Kingma & Ba 2015; beta 0.9, 0.999, eps 1e-8). The learning rate may be traced and vmapped."""
+    updates, optimizer_state = optax.adam(learning_rate).update(gradients, optimizer_state)
     return optax.apply_updates(params, updates), optimizer_state  # type: ignore[return-value]

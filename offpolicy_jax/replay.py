@@ -10,6 +10,7 @@ call with the replay donated, then read it in another. Sampling costs O(batch), 
 
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import jax
@@ -76,7 +77,7 @@ def add(replay: Replay, transition: Transition) -> Replay:
     """Write rows over the oldest ones. Leaves (n, E, ...) with n dividing the ring's rows, or ValueError."""
     added = transition.reward.shape[0]
     if added > replay.rows or replay.rows % added:
-        raise ValueError(f"cannot add {added} rows to a ring of {replay.rows}: the ring must hold a whole number of adds")
+        raise ValueError(f"cannot add {added} rows to a ring of {replay.rows}: rows must be a multiple of that")
     storage = jax.tree.map(lambda ring, rows: _write(0)(ring, rows, replay.position), replay.storage, transition)
     normalizer = replay.normalizer and normalization.update(replay.normalizer, transition)
     return Replay(
@@ -107,7 +108,8 @@ def sample_n_step(
     result, weight = steps[0], jnp.broadcast_to(jnp.asarray(discount, jnp.float32), steps[0].reward.shape)
     for step in steps[1:]:
         ended = result.terminated | result.truncated
-        later = step.replace(
+        later = replace(
+            step,
             observation=result.observation,
             action=result.action,
             reward=result.reward + weight * step.reward,

@@ -11,6 +11,7 @@ a full ring: inside one scan, and as two donated calls from Python. `matmul` is 
 """
 
 import argparse
+import dataclasses
 import json
 import pathlib
 import statistics
@@ -80,7 +81,8 @@ def replay(args: argparse.Namespace) -> dict[str, Any]:
     results, keys = [], jax.random.split(jax.random.key(0), args.steps)
     for capacity in args.capacities:
         start_mb = _resident_mb("VmRSS")
-        buffer = ring.init(capacity, example_transition(spec)).replace(size=jnp.asarray(capacity, jnp.int32))
+        buffer = ring.init(capacity, example_transition(spec))
+        buffer = dataclasses.replace(buffer, size=jnp.asarray(capacity, jnp.int32))
         size_mb = sum(x.nbytes for x in jax.tree.leaves(buffer)) / 2**20
         times: dict[str, list[float]] = {"scan": [], "calls": []}
         loop_keys = list(keys[: args.loop_steps])

@@ -92,7 +92,7 @@ def main() -> None:
 
     record["matmul_gflops"] = round(measure(*ours, "matmul")["gflops_per_second"], 1)
     print(f"matmul peak {record['matmul_gflops']} GFLOP/s\nHalfCheetah-v5, host, one seed")
-    commands = {"ours": (*ours, "train", n)}
+    commands: dict[str, tuple[str, ...]] = {"ours": (*ours, "train", n)}
     if peers:
         commands |= {"sbx": (*peers, "sbx_sac", n), "stable_baselines3": (*peers, "sb3_sac", n)}
     record["half_cheetah"] = summary(side_by_side(commands, rounds))
@@ -112,10 +112,8 @@ def main() -> None:
 
     print("seeds at once: aggregate steps/s")
     for name, env in (("in_graph", "phys2d/Pendulum-v0"), ("host", "HalfCheetah-v5")):
-        commands = {
-            str(k): (*ours, "train", f"--env={env}", f"--seeds={k}", f"--steps={max(20, steps // k)}", "--capacity=100000")
-            for k in seeds
-        }
+        train = (*ours, "train", f"--env={env}", "--capacity=100000")
+        commands = {str(k): (*train, f"--seeds={k}", f"--steps={max(20, steps // k)}") for k in seeds}
         rates = side_by_side(commands, rounds)
         record[f"seeds_{name}"] = {k: round(statistics.median(each), 1) for k, each in rates.items()}
 

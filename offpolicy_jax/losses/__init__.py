@@ -1,1 +1,1 @@
-"""Losses: one file per paper, its equations on arrays. No networks, no optimisers; gradients stop where the paper says."""
+"""Losses: one file per paper, its equations on arrays. No networks, no optimisers."""

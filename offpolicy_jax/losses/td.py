@@ -5,7 +5,9 @@ import jax
 import jax.numpy as jnp
 
 
-def td_target(reward: jax.Array, terminated: jax.Array, next_value: jax.Array, discount: jax.Array | float) -> jax.Array:
+def td_target(
+    reward: jax.Array, terminated: jax.Array, next_value: jax.Array, discount: jax.Array | float
+) -> jax.Array:
     """y = r + discount (1 - terminated) V(s'), with the gradient stopped; all of shape (B,).
 
     A truncated step is not a terminated one: its successor's value counts. `discount` may be (B,), for n-step targets.

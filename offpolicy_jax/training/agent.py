@@ -33,9 +33,7 @@ class Agent(Protocol):
         """Greedy actions, for evaluation."""
         ...
 
-    def update(
-        self, config: Any, state: Any, replay: Replay, step: jax.Array, key: jax.Array
-    ) -> tuple[Any, Metrics]:
+    def update(self, config: Any, state: Any, replay: Replay, step: jax.Array, key: jax.Array) -> tuple[Any, Metrics]:
         """Learn, every `config.rollout_length` steps of each environment; `step` counts all of a seed's steps."""
         ...
 

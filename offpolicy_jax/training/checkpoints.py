@@ -12,6 +12,7 @@ import json
 import os
 import pathlib
 import shutil
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -97,8 +98,8 @@ def _trim(carry: Any) -> Any:
         x = np.asarray(x)[:, :size]
         return np.roll(x, -position, axis=1) if size == replay.rows else x
 
-    replay = replay.replace(storage=jax.tree.map(rows, replay.storage), position=jnp.asarray(size % replay.rows))
-    return carry.replace(learner=carry.learner.replace(replay=replay))
+    replay = replace(replay, storage=jax.tree.map(rows, replay.storage), position=jnp.asarray(size % replay.rows))
+    return replace(carry, learner=replace(carry.learner, replay=replay))
 
 
 def _flatten(tree: PyTree) -> dict[str, np.ndarray]:

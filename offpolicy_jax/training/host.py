@@ -7,6 +7,7 @@ stepping and Python run while the device learns: the policy that acts is one upd
 
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -99,7 +100,7 @@ class Loop:
         step = start
         while step - start < steps and not (stop() and (step - start) % self.iteration_steps == 0):
             taken = self._environment.step(np.asarray(action).reshape(-1, *action.shape[2:]))
-            next_observation, successor, reward, terminated, truncated = map(self._split, taken)
+            next_observation, successor, reward, terminated, truncated = self._split(taken)
             step += num_envs
             transition = Transition(observation, action, reward, successor, terminated, truncated, extras)
             action, extras = self._act(self._config, agent, replay.normalizer, keys, np.int32(step), next_observation)
@@ -108,24 +109,25 @@ class Loop:
                 agent, totals = self._learn(self._config, agent, totals, replay, keys, np.int32(step))
             observation = next_observation
             episode_return, episode_length = episode_return + reward, episode_length + 1
-            done = terminated | truncated
+            done = np.logical_or(terminated, truncated)
             if done.any():
                 finished = finished + np.stack(
                     [done.sum(1), (episode_return * done).sum(1), (episode_length * done).sum(1)]
                 )
                 episode_return, episode_length = episode_return * ~done, episode_length * ~done
-        totals = totals.replace(
+        totals = replace(
+            totals,
             episodes=jnp.asarray(finished[0], jnp.int32),
             episode_return=jnp.asarray(finished[1], jnp.float32),
             episode_length=jnp.asarray(finished[2], jnp.int32),
         )
-        learner = learner.replace(agent=agent, totals=totals, replay=replay, step=jnp.asarray(step, jnp.int32))
+        learner = replace(learner, agent=agent, totals=totals, replay=replay, step=jnp.asarray(step, jnp.int32))
         jax.block_until_ready(learner)
         return Carry(learner, observation, action, extras, episode_return, episode_length, finished)
 
     def clear_totals(self, carry: Carry) -> Carry:
         """Start the totals anew, after a report."""
-        return carry.replace(learner=learning.clear_totals(carry.learner), finished=np.zeros_like(carry.finished))
+        return replace(carry, learner=learning.clear_totals(carry.learner), finished=np.zeros_like(carry.finished))
 
     def save(self, carry: Carry) -> tuple[PyTree, dict[str, np.ndarray]]:
         """The carry as a pytree for the checkpoint, and the environments' state as host arrays."""
@@ -135,7 +137,7 @@ class Loop:
         """A carry as it was saved, with the environments put back where they were."""
         self._environment.set_state(host)
         learner = seed_axis.place(carry.learner, learning.AXES, self.mesh)
-        return jax.tree.map(np.asarray, carry.replace(learner=None)).replace(learner=learner)
+        return replace(jax.tree.map(np.asarray, replace(carry, learner=None)), learner=learner)
 
     def close(self) -> None:
         """Close the environments."""

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -51,10 +52,12 @@ def collect(agent: Agent, environment: InGraphEnvironment, config: Any, carry: C
     )
     done = step.terminated | step.truncated
     episode_return, episode_length = carry.episode_return + step.reward, carry.episode_length + 1
-    learner = learner.replace(
+    learner = replace(
+        learner,
         replay=ring.add(learner.replay, learning.as_row(transition)),
         step=learner.step + done.shape[0],
-        totals=totals.replace(
+        totals=replace(
+            totals,
             episodes=totals.episodes + jnp.sum(done, dtype=jnp.int32),
             episode_return=totals.episode_return + jnp.sum(jnp.where(done, episode_return, 0.0)),
             episode_length=totals.episode_length + jnp.sum(jnp.where(done, episode_length, 0)),
@@ -69,7 +72,9 @@ def collect(agent: Agent, environment: InGraphEnvironment, config: Any, carry: C
     )
 
 
-def run(agent: Agent, environment: InGraphEnvironment, config: Any, carry: Carry, warmup: jax.Array, iterations: jax.Array):
+def run(
+    agent: Agent, environment: InGraphEnvironment, config: Any, carry: Carry, warmup: jax.Array, iterations: jax.Array
+):
     """`warmup` iterations that only collect, then `iterations` that also learn; both counts are traced.
 
     Two loops rather than a branch in one: a `cond` that reads the replay inside a loop that writes it may copy it.
@@ -87,7 +92,7 @@ def run(agent: Agent, environment: InGraphEnvironment, config: Any, carry: Carry
         state, totals = learning.learn(
             agent, config, learner.agent, learner.totals, learner.replay, learner.key, learner.step
         )
-        return carry.replace(learner=learner.replace(agent=state, totals=totals))
+        return replace(carry, learner=replace(learner, agent=state, totals=totals))
 
     carry = jax.lax.fori_loop(0, warmup, lambda _, carry: rollout(carry), carry)
     return jax.lax.fori_loop(0, iterations, iterate, carry)
@@ -145,7 +150,7 @@ class Loop:
 
     def clear_totals(self, carry: Carry) -> Carry:
         """Start the totals anew, after a report."""
-        return carry.replace(learner=learning.clear_totals(carry.learner))
+        return replace(carry, learner=learning.clear_totals(carry.learner))
 
     def save(self, carry: Carry) -> tuple[PyTree, dict[str, np.ndarray]]:
         """The carry as a pytree for the checkpoint, and no host arrays."""

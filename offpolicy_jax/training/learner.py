@@ -1,5 +1,6 @@
 """What both training loops share: the learner's record, its start, one update with running totals of its metrics."""
 
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -7,6 +8,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from offpolicy_jax import replay as ring
+from offpolicy_jax.normalization import Normalizer, normalize_observation
 from offpolicy_jax.replay import Replay
 from offpolicy_jax.training.agent import Agent, Metrics
 from offpolicy_jax.transition import EnvironmentSpec, PyTree, Transition, example_transition, zeros
@@ -76,9 +78,17 @@ def start(
     return Learner(agent=state, replay=replay, key=key, step=step, totals=totals)
 
 
-def act(agent: Agent, config: Any, state: Any, replay_normalizer: Any, key: jax.Array, step: jax.Array, observation: PyTree):
+def act(
+    agent: Agent,
+    config: Any,
+    state: Any,
+    normalizer: Normalizer | None,
+    key: jax.Array,
+    step: jax.Array,
+    observation: PyTree,
+) -> tuple[jax.Array, dict[str, Any]]:
     """Behaviour at a step, from raw observations: actions and extras."""
-    observation = ring.normalization.normalize_observation(replay_normalizer, observation)
+    observation = normalize_observation(normalizer, observation)
     return agent.act(config, state, observation, step, step_key(key, _ACT, step))
 
 
@@ -88,7 +98,8 @@ def learn(
     """One update of one seed, its metrics added to the totals."""
     state, metrics = agent.update(config, state, replay, step, step_key(key, _UPDATE, step))
     finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(metrics)]))
-    totals = totals.replace(
+    totals = replace(
+        totals,
         metrics=jax.tree.map(jnp.add, totals.metrics, metrics),
         updates=totals.updates + 1,
         diverged_at=jnp.where(~finite & (totals.diverged_at < 0), step, totals.diverged_at),
@@ -119,4 +130,4 @@ def reset_keys(key: jax.Array, num_envs: int) -> jax.Array:
 def clear_totals(learner: Learner) -> Learner:
     """The learner with totals of nothing, after a report."""
     cleared = jax.tree.map(jnp.zeros_like, learner.totals)
-    return learner.replace(totals=cleared.replace(diverged_at=jnp.full_like(learner.totals.diverged_at, -1)))
+    return replace(learner, totals=replace(cleared, diverged_at=jnp.full_like(learner.totals.diverged_at, -1)))

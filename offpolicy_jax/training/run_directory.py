@@ -173,7 +173,7 @@ def _tensorboard(path: pathlib.Path, config: dict[str, Any]) -> Callable[[list[R
 
 def _wandb(path: pathlib.Path, config: dict[str, Any]) -> Callable[[list[Row]], None]:
     try:
-        import wandb
+        import wandb  # type: ignore[import-not-found]
     except ImportError as error:
         raise UserError("--log=wandb needs wandb: pip install 'offpolicy-jax[log]'") from error
     run = wandb.init(project="offpolicy_jax", name=path.name, dir=str(path), config=config, resume="allow")

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import math
-import pathlib
 import resource
 import signal
 import sys
@@ -15,7 +14,6 @@ import jax
 import numpy as np
 
 from offpolicy_jax import environments
-from offpolicy_jax.environments.protocols import InGraphEnvironment
 from offpolicy_jax.errors import UserError
 from offpolicy_jax.statistics import interquartile_mean, stratified_bootstrap_interval
 from offpolicy_jax.training import checkpoints, evaluation, host, in_graph, plots
@@ -117,16 +115,12 @@ class _Run:
         traced = jax.tree.map(lambda x: np.asarray(x, np.float32), self.config)
         arguments = (traced, num_seeds, num_envs, settings.normalize_observations, settings.normalize_rewards)
         if environments.is_in_graph(environment):
-            self.loop = in_graph.Loop(agent, environment, *arguments)
-            self.evaluate = evaluation.in_graph(
-                agent, environment, traced, num_seeds, settings.eval_episodes, self.loop.mesh
-            )
+            loop, separate, evaluate = in_graph.Loop, environment, evaluation.in_graph
         else:
-            self.loop = host.Loop(agent, environment, *arguments)
+            loop, evaluate = host.Loop, evaluation.host
             separate = environments.make(settings.env, num_seeds * settings.eval_episodes)
-            self.evaluate = evaluation.host(
-                agent, separate, traced, num_seeds, settings.eval_episodes, self.loop.mesh
-            )
+        self.loop: Any = loop(agent, environment, *arguments)  # type: ignore[arg-type]
+        self.evaluate = evaluate(agent, separate, traced, num_seeds, settings.eval_episodes, self.loop.mesh)  # type: ignore[arg-type]
         if self.directory and self.previous is None:
             document = {k: v for k, v in dataclasses.asdict(settings).items() if k not in ("resume", "run_dir")}
             self.directory.create(self.name, document, as_json(config), as_json(self.config))
@@ -185,7 +179,8 @@ class _Run:
         asked = {"agent": self.name, "settings": dataclasses.asdict(self.settings), "config": as_json(config)}
         for name, old, new in _differences(previous, asked):
             raise UserError(
-                f"the run in {path} has {name}={old}, not {new}: drop that option to resume it, or choose another --run-dir"
+                f"the run in {path} has {name}={old}, not {new}: "
+                "drop that option to resume it, or choose another --run-dir"
             )
         return previous
 
@@ -413,6 +408,6 @@ def _compile_seconds() -> float:
     return _durations[0]
 
 
-def _listen(event: str, duration: float, **_: Any) -> None:
+def _listen(event: str, duration_secs: float, **kwargs: str | int) -> None:
     if event.startswith("/jax/core/compile/"):
-        _durations[0] += duration
+        _durations[0] += duration_secs

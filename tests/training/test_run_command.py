@@ -81,7 +81,13 @@ def test_help_lists_hyper_parameters_with_meaning_and_default():
 def test_killed_run_resumes_to_the_same_bytes(env, tmp_path):
     options = ["--agent=sac", f"--env={env}", "--steps=1500", "--eval-every=100", "--seeds=2", *TINY]
     run(*options, f"--run-dir={tmp_path}/straight")
-    command = [sys.executable, str(ROOT / "experiments/run.py"), "--no-progress", *options, f"--run-dir={tmp_path}/killed"]
+    command = [
+        sys.executable,
+        str(ROOT / "experiments/run.py"),
+        "--no-progress",
+        *options,
+        f"--run-dir={tmp_path}/killed",
+    ]
     for checkpoints in (2, 5, 9):  # kill it three times, a little later each time, wherever it happens to be
         process = subprocess.Popen([*command, "--resume"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + 120
@@ -111,7 +117,8 @@ def test_ctrl_c_takes_a_checkpoint(tmp_path):
 
 
 def test_debug_nans_is_one_line(tmp_path):
-    done = run("--agent=sac", "--debug-nans", "--config.reward-scale=nan", "--steps=100", f"--run-dir={tmp_path}/run", *TINY, check=False)  # fmt: skip
+    options = ["--agent=sac", "--debug-nans", "--config.reward-scale=nan", "--steps=100", *TINY]
+    done = run(*options, f"--run-dir={tmp_path}/run", check=False)
     assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1
 
 

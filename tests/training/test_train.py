@@ -63,7 +63,14 @@ def test_run_directory(tmp_path):
     header, first, *_ = (run / "metrics.csv").read_text().splitlines()
     assert "critic/loss" in header and len(first.split(",")) == len(header.split(","))
     summary = json.loads((run / "summary.json").read_text())
-    keys = {"final_return", "iqm", "iqm_interval_95", "environment_steps_per_second", "compile_seconds", "peak_memory_mb"}
+    keys = {
+        "final_return",
+        "iqm",
+        "iqm_interval_95",
+        "environment_steps_per_second",
+        "compile_seconds",
+        "peak_memory_mb",
+    }
     assert keys <= summary.keys()
     assert (run / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
 

@@ -1,0 +1,101 @@
+"""What the tests of agents share: specs, a replay full of random experience, learning from it."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from offpolicy_jax import replay as ring
+from offpolicy_jax.errors import UserError
+from offpolicy_jax.replay import Replay
+from offpolicy_jax.transition import ArraySpec, EnvironmentSpec, PyTree, Transition, example_transition
+
+_VECTOR = ArraySpec((3,), np.dtype(np.float32))
+CONTINUOUS = EnvironmentSpec("test/Continuous-v0", _VECTOR, ArraySpec((2,), np.dtype(np.float32)), 20)
+DISCRETE = EnvironmentSpec("test/Discrete-v0", _VECTOR, ArraySpec((), np.dtype(np.int32), num_values=4), 20)
+
+
+def tiny(agent: Any, **changes: Any) -> Any:
+    """A small config of any agent: the sizes that it has are cut, and `changes` made."""
+    sizes = {"hidden_sizes": (8,), "batch_size": 8, "replay_capacity": 32, "learning_starts": 0}
+    return agent.Config(**{k: v for k, v in sizes.items() if hasattr(agent.Config, k)} | changes)
+
+
+def spec_of(agent: Any) -> EnvironmentSpec:
+    """A spec that the agent accepts."""
+    try:
+        jax.eval_shape(lambda key: agent.init(tiny(agent), CONTINUOUS, key), jax.random.key(0))
+    except UserError:
+        return DISCRETE
+    return CONTINUOUS
+
+
+@functools.partial(jax.jit, static_argnums=(0, 2))
+def start(agent: Any, config: Any, spec: EnvironmentSpec, key: jax.Array) -> Any:
+    return agent.init(config, spec, key)
+
+
+def full_replay(agent: Any, config: Any, spec: EnvironmentSpec, state: Any, num_envs: int = 2) -> Replay:
+    """A full ring of random transitions whose actions and extras are the agent's own."""
+    rows = -(-getattr(config, "replay_capacity", 32) // num_envs)
+    rng = np.random.default_rng(0)
+    observation, successor = rng.normal(size=(2, rows, num_envs, *spec.observation.shape)).astype(np.float32)
+    act = jax.vmap(functools.partial(agent.act, config, state), in_axes=(0, None, 0))
+    action, extras = jax.jit(act)(observation, jnp.int32(10**6), jax.random.split(jax.random.key(7), rows))
+    replay = ring.init(rows * num_envs, example_transition(spec, jax.tree.map(lambda x: x[0, 0], extras)), num_envs)
+    ending = rng.random((2, rows, num_envs)) < 0.2
+    reward = rng.normal(size=(rows, num_envs)).astype(np.float32)
+    return ring.add(replay, Transition(observation, action, reward, successor, ending[0], ending[1], extras))
+
+
+def random_experience(environment: Any, rows: int = 256, num_envs: int = 4) -> Replay:
+    """A full ring of uniformly random behaviour in an in-graph environment, as it resets and goes on."""
+    spec = environment.spec
+
+    def step(carry, key):
+        state, observation = carry
+        shape = (num_envs, *spec.action.shape)
+        if spec.discrete:
+            action = jax.random.randint(key, shape, 0, spec.num_actions)
+        else:
+            action = jax.random.uniform(key, shape, minval=-1.0, maxval=1.0)
+        state, taken = jax.vmap(environment.step)(state, action)
+        transition = Transition(
+            observation, action, taken.reward, taken.next_observation, taken.terminated, taken.truncated
+        )
+        return (state, taken.observation), transition
+
+    @jax.jit
+    def collect(key):
+        keys = jax.random.split(key, rows + 1)
+        start = jax.vmap(environment.reset)(jax.random.split(keys[0], num_envs))
+        _, transitions = jax.lax.scan(step, start, keys[1:])
+        return ring.add(ring.init(rows * num_envs, example_transition(spec), num_envs), transitions)
+
+    return collect(jax.random.key(0))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def learn(agent: Any, config: Any, state: Any, replay: Replay, key: jax.Array, updates: jax.Array) -> Any:
+    """The state after `updates` updates on a replay that stays as it is. Compiled once for all probes."""
+
+    def update(i, state):
+        return agent.update(config, state, replay, i, jax.random.fold_in(key, i))[0]
+
+    return jax.lax.fori_loop(0, updates, update, state)
+
+
+def assert_same(a: PyTree, b: PyTree) -> None:
+    """Bit for bit."""
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def assert_close(a: PyTree, b: PyTree, rtol: float = 1e-3, atol: float = 1e-5) -> None:
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=rtol, atol=atol), a, b)
+
+
+def differ(a: PyTree, b: PyTree) -> bool:
+    """Whether any number differs."""
+    return any(np.any(x != y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
