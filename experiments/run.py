@@ -7,8 +7,8 @@ import contextlib
 import dataclasses
 import difflib
 import io
+import math
 import os
-import pathlib
 import re
 import sys
 import time
@@ -19,7 +19,7 @@ import tyro
 
 import agents
 from offpolicy_jax.errors import UserError
-from offpolicy_jax.training import Settings, train
+from offpolicy_jax.training import Settings, compilation, train
 from offpolicy_jax.training.run_directory import RunDirectory
 
 
@@ -27,12 +27,15 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns its exit code: 0 done, 2 bad input, 130 interrupted after a checkpoint."""
     try:
         name, settings, config, debug_nans = parse(sys.argv[1:] if arguments is None else arguments)
-        enable_compilation_cache()
+        compilation.enable_cache()
         jax.config.update("jax_debug_nans", debug_nans)
         result = train(agents.load(name), settings, config)
     except UserError as error:
         print(f"run.py: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("run.py: interrupted before the first step", file=sys.stderr)
+        return 130
     except FloatingPointError as error:  # --debug-nans
         print(f"run.py: not a number: {str(error).splitlines()[0]}", file=sys.stderr)
         return 2
@@ -80,14 +83,6 @@ def parse(arguments: list[str]) -> tuple[str, Settings, Any, bool]:
     return name, Settings(**values), options.config, options.debug_nans
 
 
-def enable_compilation_cache() -> None:
-    """Keep compiled programs between runs, in JAX_COMPILATION_CACHE_DIR or the user's cache directory."""
-    base = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache"))
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        jax.config.update("jax_compilation_cache_dir", str(base / "offpolicy_jax" / "xla"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-
-
 SOLVED = {"phys2d/Pendulum-v0": -200, "Pendulum-v1": -200}
 """Mean returns that count as solved where Gymnasium registers no threshold (a random policy: about -1200)."""
 
@@ -99,12 +94,13 @@ def describe(summary: dict[str, Any], run_dir: str | None) -> str:
         low, high = summary["iqm_interval_95"]
         seeds, episodes = len(summary["final_return"]), summary["episodes_per_seed"]
         interval = f", 95 % bootstrap interval [{low:.1f}, {high:.1f}]" if low is not None else ""
+        iqm = math.nan if summary["iqm"] is None else summary["iqm"]
         lines.append(
-            f"  final greedy return: IQM {summary['iqm']:.1f}{interval} over {seeds} seed{'s' * (seeds > 1)} "
+            f"  final greedy return: IQM {iqm:.1f}{interval} over {seeds} seed{'s' * (seeds > 1)} "
             f"({episodes} episodes each)"
         )
         if (threshold := _threshold(summary["env"])) is not None:
-            verdict = "solved" if summary["iqm"] >= threshold else "not solved yet"
+            verdict = "solved" if iqm >= threshold else "not solved yet"
             lines[-1] += f"\n  {verdict}: the environment counts as solved from {threshold:g} on"
     if rate := summary.get("environment_steps_per_second"):
         lines.append(f"  {rate:,.0f} environment steps/s (all seeds), {summary['compile_seconds']:.1f} s compiling")

@@ -131,7 +131,11 @@ def test_normal_entropy_is_minus_the_mean_log_prob():
 
 def test_normal_kl_equals_a_numeric_integral():
     x = np.linspace(-30.0, 30.0, 600_001)
-    for mean, log_std, other_mean, other_log_std in [(0.0, 0.0, 1.0, 0.5), (-0.5, 0.7, 0.3, -0.2), (2.0, -1.0, 2.0, 0.3)]:
+    for mean, log_std, other_mean, other_log_std in [
+        (0.0, 0.0, 1.0, 0.5),
+        (-0.5, 0.7, 0.3, -0.2),
+        (2.0, -1.0, 2.0, 0.3),
+    ]:
         p, q = normal_log_density(x, mean, log_std), normal_log_density(x, other_mean, other_log_std)
         expected = integral(np.exp(p) * (p - q), x)
         first = Normal(jnp.array([mean]), jnp.array([log_std]))

@@ -72,7 +72,9 @@ def test_ensemble_members_start_differently(kernel_init):
     assert len(np.unique(q)) == 3
 
 
-@pytest.mark.parametrize(("num", "outputs", "shape"), [(2, 0, (2, 7)), (1, 0, (1, 7)), (2, 4, (2, 7, 4)), (2, 1, (2, 7, 1))])
+@pytest.mark.parametrize(
+    ("num", "outputs", "shape"), [(2, 0, (2, 7)), (1, 0, (1, 7)), (2, 4, (2, 7, 4)), (2, 1, (2, 7, 1))]
+)
 def test_shapes_of_critics_of_observations_alone(num, outputs, shape):
     critics = Critics(ENCODER, (6,), num=num, outputs=outputs)
     assert critics.apply(init(critics, array(1, 3)), array(7, 3)).shape == shape

@@ -197,7 +197,10 @@ def test_scan_batches_steps_once_per_fresh_batch_and_averages_metrics():
 
     def step(state, batch, key):
         names = batch.observation[:, 0]
-        return (state[0] + 1, state[1].at[state[0]].set(names)), {"names": names.mean(), "draw": jax.random.uniform(key)}
+        return (state[0] + 1, state[1].at[state[0]].set(names)), {
+            "names": names.mean(),
+            "draw": jax.random.uniform(key),
+        }
 
     def run(num_steps):
         return ring.scan_batches(step, (0, jnp.zeros((3, 8))), replay, jax.random.key(0), num_steps, 8)

@@ -7,6 +7,7 @@
 Only the filled part of the replay is stored. Nothing is ever unpickled.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -31,8 +32,12 @@ def save(directory: pathlib.Path, step: int, carry: Any, host: dict[str, np.ndar
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     try:
-        with _checkpointer() as checkpointer:
-            checkpointer.save((aside / "arrays").absolute(), _flatten(_trim(carry)))
+        arrays = _flatten(_trim(carry))
+        try:
+            with _checkpointer() as checkpointer:
+                checkpointer.save((aside / "arrays").absolute(), arrays)
+        except (ValueError, RuntimeError) as error:  # how tensorstore reports what the disk refused
+            raise OSError(errno.EIO, " ".join(str(error).split())[:200]) from error
         with open(aside / "host.npz", "wb") as file:
             np.savez(file, **host)  # type: ignore[arg-type]
         (aside / "manifest.json").write_text(json.dumps({"step": step, "files": _digests(aside)}))

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import os
 import resource
 import signal
 import sys
@@ -16,10 +17,12 @@ import numpy as np
 from offpolicy_jax import environments
 from offpolicy_jax.errors import UserError
 from offpolicy_jax.statistics import interquartile_mean, stratified_bootstrap_interval
-from offpolicy_jax.training import checkpoints, evaluation, host, in_graph, plots
+from offpolicy_jax.training import checkpoints, compilation, evaluation, host, in_graph, plots
 from offpolicy_jax.training import seeds as seed_axis
 from offpolicy_jax.training.agent import Agent, check, resolve
+from offpolicy_jax.training.learner import start
 from offpolicy_jax.training.run_directory import LOGGERS, Row, RunDirectory, loggers, provenance
+from offpolicy_jax.transition import EnvironmentSpec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,6 +102,21 @@ def check_settings(settings: Settings) -> None:
         raise UserError(f"--log={unknown[0]} is unknown: use {' or '.join(LOGGERS)}")
 
 
+def check_memory(agent: Agent, settings: Settings, config: Any, spec: EnvironmentSpec) -> None:
+    """Raises UserError if replay, parameters and batches of all seeds cannot fit, before anything is allocated."""
+    keys = jax.eval_shape(lambda: jax.random.key(0))
+    one = jax.tree.map(lambda x: jax.ShapeDtypeStruct((), np.float32) if np.ndim(x) else x, config)
+    learner = jax.eval_shape(lambda c, k: start(agent, c, spec, k, settings.num_envs, False, False), one, keys)
+    row = sum(x.dtype.itemsize * math.prod(x.shape[2:]) for x in jax.tree.leaves(learner.replay.storage))
+    needed = sum(x.dtype.itemsize * math.prod(x.shape) for x in jax.tree.leaves(learner))
+    needed = (needed + row * getattr(config, "batch_size", 0)) * settings.seeds
+    if needed > (available := _memory_bytes()):
+        raise UserError(
+            f"this run needs {needed / 1e9:,.1f} GB and the machine has {available / 1e9:,.1f}: lower --seeds, "
+            "--num-envs or --config.replay_capacity, or the network and batch sizes"
+        )
+
+
 class _Run:
     """One call of `train`. The loop's carry is passed along; this holds what is fixed and the tables."""
 
@@ -107,11 +125,12 @@ class _Run:
         self.name = getattr(agent, "__name__", type(agent).__name__).split(".")[-1]
         self.directory = RunDirectory(settings.run_dir) if settings.run_dir else None
         self.previous = self.check_directory(config)
-        self.compilation = _CompilationClock()
+        self.compilation = compilation.Clock()
         num_seeds, num_envs = settings.seeds, settings.num_envs
+        spec = environments.make(settings.env).spec
+        self.config = resolve(config, spec, settings.steps)
+        check_memory(agent, settings, self.config, spec)
         environment = environments.make(settings.env, num_seeds * num_envs)
-        self.spec = environment.spec
-        self.config = resolve(config, self.spec, settings.steps)
         traced = jax.tree.map(lambda x: np.asarray(x, np.float32), self.config)
         arguments = (traced, num_seeds, num_envs, settings.normalize_observations, settings.normalize_rewards)
         if environments.is_in_graph(environment):
@@ -139,8 +158,8 @@ class _Run:
         step = saved_at = int(carry.learner.step)
         with _Interrupt() as interrupt, self.progress(total, step) as bar:
             while step < total and not interrupt.requested:
-                next_evaluation = min(total, _round_up(step // eval_every * eval_every + eval_every, unit))
-                target = min(next_evaluation, _round_up(step + report_every, unit))
+                next_evaluation = min(total, _next_multiple(step, eval_every, unit))
+                target = min(next_evaluation, _next_multiple(step, report_every, unit))
                 clock, compiling = time.perf_counter(), self.compilation.seconds
                 carry = self.loop.advance(carry, target - step, lambda: interrupt.requested)
                 self.training_seconds += time.perf_counter() - clock - (self.compilation.seconds - compiling)
@@ -148,6 +167,8 @@ class _Run:
                 bar.update(int(carry.learner.step) - step)
                 step = int(carry.learner.step)
                 self.check_finite(carry, step)
+                if step < target:  # interrupted: what is under way goes into the checkpoint as it is
+                    break
                 self.report(carry, step)
                 carry = self.loop.clear_totals(carry)
                 if step == next_evaluation:
@@ -316,14 +337,15 @@ def final_statistics(table: dict[str, np.ndarray]) -> dict[str, Any]:
     last = table["step"] == table["step"].max()
     returns = table["return"][last]
     seeds = table["seed"][last]
-    low, high = stratified_bootstrap_interval(returns) if len(returns) > 1 else (math.nan, math.nan)
-    number = lambda x: None if math.isnan(x) else round(float(x), 4)  # noqa: E731
+    finite = bool(np.all(np.isfinite(returns)))  # a diverged seed counts: without it there is no honest average
+    low, high = stratified_bootstrap_interval(returns) if finite else (math.nan, math.nan)
+    number = lambda x: round(float(x), 4) if math.isfinite(x) else None  # noqa: E731
     return {
         "step": int(table["step"].max()),
         "final_return": {str(seed): number(x) for seed, x in zip(seeds, returns, strict=True)},
         "episodes_per_seed": int(table["episodes"][last].min()),
         "mean": number(np.mean(returns)),
-        "iqm": number(interquartile_mean(returns)),
+        "iqm": number(interquartile_mean(returns)) if finite else None,
         "iqm_interval_95": [number(low), number(high)],
     }
 
@@ -348,8 +370,16 @@ def peak_memory_mb() -> float:
     return peak * (1 if sys.platform == "darwin" else 1024) / 1e6
 
 
-def _round_up(step: int, unit: int) -> int:
-    return -(-step // unit) * unit
+def _memory_bytes() -> float:
+    """Memory of all accelerators, or of the machine."""
+    limits = [(device.memory_stats() or {}).get("bytes_limit", 0) for device in jax.local_devices()]
+    return sum(limits) or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _next_multiple(step: int, interval: int, unit: int) -> int:
+    """The first multiple of the interval after a step, rounded up to whole iterations."""
+    following = (step // interval + 1) * interval
+    return -(-following // unit) * unit
 
 
 def _differences(previous: dict[str, Any], asked: dict[str, Any]):
@@ -363,17 +393,6 @@ def _differences(previous: dict[str, Any], asked: dict[str, Any]):
             if name not in previous[part] or previous[part][name] != new:
                 flag = prefix + (name.replace("_", "-") if part == "settings" else name)
                 yield flag, previous[part].get(name, "(absent)"), new
-
-
-class _CompilationClock:
-    """Seconds that JAX spent tracing, lowering and compiling since this was made."""
-
-    def __init__(self):
-        self._start = _compile_seconds()
-
-    @property
-    def seconds(self) -> float:
-        return _compile_seconds() - self._start
 
 
 class _Interrupt:
@@ -396,18 +415,3 @@ class _Interrupt:
     def __exit__(self, *_):
         for kind, old in self._old.items():
             signal.signal(kind, old)
-
-
-_durations: list[float] = []
-
-
-def _compile_seconds() -> float:
-    if not _durations:  # first use: start listening
-        _durations.append(0.0)
-        jax.monitoring.register_event_duration_secs_listener(_listen)
-    return _durations[0]
-
-
-def _listen(event: str, duration_secs: float, **kwargs: str | int) -> None:
-    if event.startswith("/jax/core/compile/"):
-        _durations[0] += duration_secs

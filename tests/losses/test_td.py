@@ -65,9 +65,7 @@ def test_squared_error_equals_numpy():
 
 def test_squared_error_has_the_gradient_of_the_error():
     q = RNG.normal(size=(3, B)).astype(np.float32)
-    np.testing.assert_allclose(
-        jax.grad(td.squared_td_error)(q, NEXT_VALUE), (q - NEXT_VALUE) / B, rtol=1e-5, atol=1e-7
-    )
+    np.testing.assert_allclose(jax.grad(td.squared_td_error)(q, NEXT_VALUE), (q - NEXT_VALUE) / B, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize(("q_shape", "target_shape"), [((2, B), (B, 1)), ((B,), (B,)), ((2, B), (1,)), ((2, 1), (B,))])

@@ -241,8 +241,16 @@ def test_interrupt_takes_a_checkpoint(tmp_path):
     result = train(agent, options, SMALL)  # type: ignore[arg-type]
     assert result.interrupted and list((tmp_path / "run/checkpoints").iterdir())
     resumed = train(sac, dataclasses.replace(options, resume=True), SMALL)
-    whole = train(sac, settings(env="probe/host"), SMALL)
+    whole = train(sac, settings(env="probe/host", run_dir=str(tmp_path / "whole")), SMALL)
     assert same(whole.states, resumed.states)
+    for name in ("evaluations.csv", "metrics.csv"):  # the interval under way was neither lost nor reported early
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_tensorboard_has_a_series_per_seed(tmp_path):
+    train(sac, settings(seeds=2, run_dir=str(tmp_path / "run"), log=("tensorboard",)), SMALL)
+    for seed in ("seed_0", "seed_1"):
+        assert list((tmp_path / "run/tensorboard" / seed).glob("events.*"))
 
 
 def test_notebook_use_writes_nothing(tmp_path, monkeypatch):

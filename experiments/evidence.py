@@ -1,0 +1,103 @@
+"""Learning runs that the README quotes: `python experiments/evidence.py sac_half_cheetah` trains and writes the record.
+
+Each record in experiments/results/ holds the bar that was set before the run, every seed's return, the curve, settings,
+versions, commit and machine, and its picture lies beside it. A run that was cut short goes on from its checkpoint.
+"""
+
+import argparse
+import dataclasses
+import json
+import pathlib
+import shutil
+import sys
+from typing import Any
+
+import numpy as np
+
+import agents
+from offpolicy_jax.errors import UserError
+from offpolicy_jax.training import Settings, compilation, train
+
+RESULTS = pathlib.Path(__file__).resolve().parent / "results"
+
+
+@dataclasses.dataclass(frozen=True)
+class Evidence:
+    """One run and the bar that its final greedy return is held against."""
+
+    agent: str
+    settings: Settings
+    bar: float
+    statistic: str  # of the final return over seeds: "mean" or "iqm"
+    config: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+RUNS = {
+    "sac_pendulum": Evidence(
+        "sac", Settings(env="phys2d/Pendulum-v0", steps=10_000, seeds=5, eval_every=500, eval_episodes=100), -200, "iqm"
+    ),
+    "sac_half_cheetah": Evidence(
+        "sac", Settings(env="HalfCheetah-v5", steps=100_000, seeds=3, eval_every=10_000), 4_000, "mean"
+    ),
+    "sac_cartpole_swingup": Evidence(
+        "sac", Settings(env="dm_control/cartpole-swingup-v0", steps=100_000, seeds=2, eval_every=10_000), 750, "mean"
+    ),
+    "sac_inverted_pendulum": Evidence(
+        "sac", Settings(env="InvertedPendulum-v5", steps=20_000, seeds=3, eval_every=2_000), 1_000, "mean"
+    ),
+    "sac_discrete_cartpole": Evidence(
+        "sac_discrete",
+        Settings(env="phys2d/CartPole-v1", steps=30_000, seeds=3, eval_every=1_500),
+        475,
+        "iqm",
+    ),
+}
+
+
+def record(name: str, run_dir: pathlib.Path, progress: bool = True) -> dict[str, Any]:
+    """Run (or finish) one of `RUNS` and return its record."""
+    run = RUNS[name]
+    agent = agents.load(run.agent)
+    settings = dataclasses.replace(run.settings, run_dir=str(run_dir), resume=True, progress=progress)
+    result = train(agent, settings, agent.Config(**run.config))
+    if result.interrupted:
+        raise UserError(f"interrupted: the same command goes on from the checkpoint in {run_dir}")
+    value, steps, table = result.summary[run.statistic], np.unique(result.table["step"]), result.table
+    returns = {
+        str(seed): [round(float(x), 2) for x in table["return"][table["seed"] == seed]]
+        for seed in np.unique(table["seed"])
+    }
+    return {
+        "command": f"python experiments/evidence.py {name}",
+        "bar": f"{run.statistic} over seeds of the final greedy return >= {run.bar:g}",
+        "value": value,
+        "met": value is not None and value >= run.bar,
+        **result.summary,
+        "curve": {"step": steps.tolist(), "return": returns},
+        **{key: json.loads((run_dir / "config.json").read_text())[key] for key in ("settings", "resolved_config")},
+    }
+
+
+def main() -> int:
+    """Run what is named and write its record and picture."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="+", choices=sorted(RUNS))
+    parser.add_argument("--run-dir", type=pathlib.Path, help="default: runs/evidence-<name>")
+    args = parser.parse_args()
+    compilation.enable_cache()
+    try:
+        for name in args.names:
+            run_dir = args.run_dir or pathlib.Path("runs") / f"evidence-{name}"
+            document = record(name, run_dir)
+            (RESULTS / f"{name}.json").write_text(json.dumps(document, indent=1) + "\n")
+            shutil.copy(run_dir / "learning_curve.png", RESULTS / f"{name}.png")
+            verdict = "met" if document["met"] else "NOT met"
+            print(f"{name}: {document['value']} ({document['bar']}: {verdict})")
+    except UserError as error:
+        print(f"evidence.py: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
