@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"run.py: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("run.py: interrupted before the first step", file=sys.stderr)
+        print("run.py: interrupted; the newest checkpoint, if there is one, is complete", file=sys.stderr)
         return 130
     except FloatingPointError as error:  # --debug-nans
         print(f"run.py: not a number: {str(error).splitlines()[0]}", file=sys.stderr)
@@ -56,9 +56,15 @@ def parse(arguments: list[str]) -> tuple[str, Settings, Any, bool]:
             print(__doc__)
             print(f"agents: {', '.join(agents.REGISTRY)}\nsettings and hyper-parameters: --agent=sac --help")
             raise SystemExit(0)
+        if "--resume" in arguments:
+            raise UserError(f"there is no run in {_value(arguments, '--run-dir')} to resume: --agent would start one")
         raise UserError(f"--agent is missing: use one of {', '.join(agents.REGISTRY)}")
     Config = agents.load(name).Config
     settings, base = Settings(), Config()
+    for known, name_ in ((settings, "settings"), (base, "config")):
+        for key, value in _typed(previous.get(name_, {})).items():
+            if type(value) is not type(getattr(known, key, value)):
+                raise UserError(f"config.json of the run to resume has {key}={value!r}: choose another --run-dir")
     with contextlib.suppress(TypeError):  # a config of another version: train() names the difference
         settings = dataclasses.replace(settings, **_typed(previous.get("settings", {})))
         base = dataclasses.replace(base, **_typed(previous.get("config", {})))
@@ -102,6 +108,8 @@ def describe(summary: dict[str, Any], run_dir: str | None) -> str:
         if (threshold := _threshold(summary["env"])) is not None:
             verdict = "solved" if iqm >= threshold else "not solved yet"
             lines[-1] += f"\n  {verdict}: the environment counts as solved from {threshold:g} on"
+    if not summary["learned"]:
+        lines.append("  nothing was learned: the run ended within the random steps of --config.learning_starts")
     if rate := summary.get("environment_steps_per_second"):
         lines.append(f"  {rate:,.0f} environment steps/s (all seeds), {summary['compile_seconds']:.1f} s compiling")
     if run_dir:

@@ -4,6 +4,7 @@ Replay stores raw data; observations and rewards are normalised as they are read
 the statistics of that moment. Observations become (o - mean) / std, rewards r / std of the discounted return.
 """
 
+import math
 from dataclasses import replace
 
 import jax
@@ -49,7 +50,9 @@ def update(normalizer: Normalizer, transition: Transition) -> Normalizer:
     """Take in new transitions with leaves (T, E, ...), in time order."""
     if normalizer.observation is not None:
         batch = _floats(transition.observation)
-        normalizer = replace(normalizer, observation=_update_moments(normalizer.observation, batch))
+        normalizer = replace(
+            normalizer, observation=_update_moments(normalizer.observation, batch, transition.reward.shape)
+        )
     if normalizer.discounted_return is not None:
 
         def accumulate(running, inputs):
@@ -60,7 +63,9 @@ def update(normalizer: Normalizer, transition: Transition) -> Normalizer:
         done = transition.terminated | transition.truncated
         running, returns = jax.lax.scan(accumulate, normalizer.running_return, (transition.reward, done))
         normalizer = replace(
-            normalizer, discounted_return=_update_moments(normalizer.discounted_return, returns), running_return=running
+            normalizer,
+            discounted_return=_update_moments(normalizer.discounted_return, returns, returns.shape),
+            running_return=running,
         )
     return normalizer
 
@@ -112,11 +117,9 @@ def _init_moments(example: PyTree) -> Moments:
     return Moments(count=jnp.zeros(()), mean=nothing(), m2=nothing())
 
 
-def _update_moments(moments: Moments, batch: PyTree) -> Moments:
+def _update_moments(moments: Moments, batch: PyTree, batch_shape: tuple[int, ...]) -> Moments:
     """Chan, Golub & LeVeque's pairwise update: exact for any split of the data into batches."""
-    leaf, mean = jax.tree.leaves(batch)[0], jax.tree.leaves(moments.mean)[0]
-    axes = tuple(range(leaf.ndim - mean.ndim))
-    added = float(max(1, leaf.size // max(1, mean.size)))
+    axes, added = tuple(range(len(batch_shape))), float(math.prod(batch_shape))
     total = moments.count + added
 
     def combine(x, mean, m2):

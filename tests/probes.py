@@ -173,6 +173,9 @@ def _advance(
 class HostProbe:
     """Any in-graph environment as a `HostEnvironment`: environment i begins from `jax.random.key(seeds[i])`."""
 
+    exact_resume = True
+    observation: PyTree = None
+
     def __init__(self, environment: InGraphEnvironment | Any, num_envs: int):
         self.spec: EnvironmentSpec = environment.spec
         self.num_envs = num_envs
@@ -187,20 +190,24 @@ class HostProbe:
     def reset(self, seeds: np.ndarray) -> PyTree:
         assert len(seeds) == self.num_envs
         self._state, observation = self._reset(jnp.stack([jax.random.key(int(seed)) for seed in seeds]))
-        return jax.tree.map(np.asarray, observation)
+        self.observation = jax.tree.map(np.asarray, observation)
+        return self.observation
 
     def step(self, actions: np.ndarray) -> Step:
         self._state, step = self._step(self._state, actions)
-        return jax.tree.map(np.asarray, step)
+        step = jax.tree.map(np.asarray, step)
+        self.observation = step.observation
+        return step
 
     def get_state(self) -> dict[str, np.ndarray]:
         leaves = [jax.random.key_data(leaf) if _is_key(leaf) else leaf for leaf in jax.tree.leaves(self._state)]
-        return {f"leaf_{i}": np.asarray(leaf) for i, leaf in enumerate(leaves)}
+        return {f"leaf_{i}": np.asarray(leaf) for i, leaf in enumerate(leaves)} | {"observation": self.observation}
 
     def set_state(self, state: dict[str, np.ndarray]) -> None:
         leaves = [jnp.asarray(state[f"leaf_{i}"]) for i in range(len(self._is_key))]
         leaves = [jax.random.wrap_key_data(x) if key else x for x, key in zip(leaves, self._is_key, strict=True)]
         self._state = jax.tree.unflatten(self._structure, leaves)
+        self.observation = state["observation"]
 
     def close(self) -> None:
         pass

@@ -275,7 +275,9 @@ class _Suite(_Single):
         )
         self.model, self.data = environment.physics.model.ptr, environment.physics.data.ptr
         self.layers = [environment, environment.task]
-        self._id, self._fatal = id, host_state.load_mujoco().FatalError
+        from dm_control.rl.control import PhysicsError
+
+        self._id, self._fatal, self._diverged = id, host_state.load_mujoco().FatalError, PhysicsError
         self._environment = environment
 
     @property
@@ -283,7 +285,10 @@ class _Suite(_Single):
         return self._environment.task.random
 
     def step(self, action: np.ndarray) -> tuple[Any, Any, bool, bool, None]:
-        step = self._environment.step(action)
+        try:
+            step = self._environment.step(action)
+        except self._diverged as error:
+            raise UserError(f"the physics of {self._id} diverged: {' '.join(str(error).split())}") from error
         last = step.last()
         return step.observation, step.reward, last and step.discount == 0, last, None
 
@@ -325,12 +330,13 @@ def _action_map(spec: ArraySpec, space: Any, num_envs: int) -> Callable[[Any], A
 
     dtype = space.dtype
     low, high = space.low, space.high
+    # fmin and fmax turn a NaN into a bound: a diverged policy is reported by its losses, not by the physics.
     # The middle-and-half form is exact at 0 and, for symmetric bounds, at both ends.
     middle, half = (low + high) / dtype.type(2), (high - low) / dtype.type(2)
     if np.all(middle == 0) and np.all(half == 1):
-        return lambda actions: np.minimum(np.maximum(check(np.asarray(actions, dtype)), low), high)
+        return lambda actions: np.fmin(np.fmax(check(np.asarray(actions, dtype)), low), high)
     one = dtype.type(1)
-    return lambda actions: middle + np.minimum(np.maximum(check(np.asarray(actions, dtype)), -one), one) * half
+    return lambda actions: middle + np.fmin(np.fmax(check(np.asarray(actions, dtype)), -one), one) * half
 
 
 def _leaf_getter(spec: PyTree) -> Callable[[Any], Any]:

@@ -52,6 +52,16 @@ class HostEnvironment(Protocol):
         """N."""
         ...
 
+    @property
+    def observation(self) -> PyTree:
+        """The observation to act on next, as `reset`, `step` or `set_state` left it."""
+        ...
+
+    @property
+    def exact_resume(self) -> bool:
+        """Whether `set_state` continues the episodes; otherwise it starts new ones."""
+        ...
+
     def reset(self, seeds: np.ndarray) -> PyTree:
         """Start N episodes, environment i from `seeds[i]` (shape (N,), integers). Returns observations (N, ...).
 

@@ -43,9 +43,11 @@ def action_spec(id: str, space: Any) -> ArraySpec:
         if np.issubdtype(space.dtype, np.integer):
             if math.prod(space.shape) == 1:  # one integer in a box is a discrete action
                 return ArraySpec((), np.dtype(np.int32), num_values=int(space.high.item() - space.low.item()) + 1)
-        elif max(np.abs(space.low).max(), np.abs(space.high).max()) < _UNBOUNDED:
+        elif len(space.shape) == 1 and max(np.abs(space.low).max(), np.abs(space.high).max()) < _UNBOUNDED:
             return ArraySpec(space.shape, np.dtype(np.float32))
-    raise UserError(f"{id}: actions in {space} are not supported; use Discrete or a bounded Box of floats")
+    raise UserError(
+        f"{id}: actions in {space} are not supported; use Discrete or a bounded one-dimensional Box of floats"
+    )
 
 
 def first_action(space: Any) -> int:

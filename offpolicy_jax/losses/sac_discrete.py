@@ -34,6 +34,8 @@ def critic_loss(
 ) -> jax.Array:
     """Squared errors summed over critics. q, next_q (N, B, A); action int (B,); next_log_probs (B, A); rest (B,)."""
     chex.assert_rank([q, action], [3, 1])
+    chex.assert_equal_shape([q[0], next_q[0]])
+    chex.assert_equal_shape([action, reward])
     target = td_target(reward, terminated, soft_value(next_q, next_log_probs, alpha), discount)
     return squared_td_error(jnp.take_along_axis(q, action[None, :, None], axis=2)[..., 0], target)
 

@@ -15,6 +15,8 @@ def td_target(
     """
     chex.assert_rank(reward, 1)
     chex.assert_equal_shape([reward, terminated, next_value])
+    chex.assert_rank(jnp.asarray(discount), {0, 1})
+    chex.assert_is_broadcastable(jnp.shape(discount), reward.shape)
     return jax.lax.stop_gradient(reward + discount * jnp.where(terminated, 0.0, next_value))
 
 

@@ -1,9 +1,11 @@
 """What a training loop expects of an agent: a module of pure functions, config first."""
 
 import dataclasses
+import math
 from typing import Any, Protocol, TypeVar
 
 import jax
+import numpy as np
 
 from offpolicy_jax.errors import UserError
 from offpolicy_jax.replay import Replay
@@ -48,27 +50,30 @@ def resolve(config: C, spec: EnvironmentSpec, steps: int) -> C:
     return dataclasses.replace(config, **changes)  # type: ignore[type-var]
 
 
-def check(config: Any, prefix: str = "config") -> None:
-    """Raises UserError, one line, for a hyper-parameter that no run could use."""
+def check(config: Any, num_seeds: int = 1) -> None:
+    """Raises UserError, one line, for a hyper-parameter that no run of that many seeds could use."""
     for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        name = f"{prefix}.{field.name}"
-        if isinstance(value, tuple) and (not value or any(not isinstance(v, int) or v < 1 for v in value)):
-            raise UserError(f"{name} must be a list of positive sizes, not {value}")
-        if isinstance(value, int) and not isinstance(value, bool):
-            lowest = -1 if field.default == -1 else 0 if field.name in _MAY_BE_ZERO else 1
-            if value < lowest or (lowest == -1 and value == 0 and field.name not in _MAY_BE_ZERO):
-                raise UserError(f"{name} must be at least {max(lowest, 1)}{' or -1' * (lowest == -1)}, not {value}")
-            if value > _LARGEST:
-                raise UserError(f"{name} must be at most {_LARGEST}, not {value}")
-        if isinstance(value, float):
-            low, high = _RANGES.get(field.name, (-float("inf"), float("inf")))
-            if not low <= value <= high:
-                raise UserError(f"{name} must be between {low:g} and {high:g}, not {value:g}")
+        value, name = getattr(config, field.name), f"config.{field.name}"
+        if isinstance(value, bool | str):
+            continue
+        if isinstance(value, tuple):
+            if not value or any(not isinstance(v, int) or not 1 <= v <= _LARGEST for v in value):
+                raise UserError(f"{name} must be a list of positive sizes, not {value}")
+        elif isinstance(field.default, int):
+            lowest = _LOWEST.get(field.name, 1)
+            if not lowest <= value <= _LARGEST:
+                raise UserError(f"{name} must be from {lowest} to {_LARGEST}, not {value}")
+        else:
+            low, high = _RANGES.get(field.name, (-math.inf, math.inf))
+            array = np.asarray(value, np.float64)
+            if array.shape not in ((), (num_seeds,)):
+                raise UserError(f"{name} has shape {array.shape}: give one value, or one for each of {num_seeds} seeds")
+            if not np.all((low <= array) & (array <= high)):
+                raise UserError(f"{name} must be between {low:g} and {high:g}, not {value}")
 
 
 _LARGEST = 2**31 - 1  # steps and rows are int32 on the device
-_MAY_BE_ZERO = ("learning_starts",)
+_LOWEST = {"learning_starts": -1, "gradient_steps": -1}
 _RANGES = {
     "learning_rate": (0.0, 1.0),
     "discount": (0.0, 1.0),

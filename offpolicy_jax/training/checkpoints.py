@@ -24,10 +24,16 @@ from offpolicy_jax.errors import UserError
 from offpolicy_jax.transition import PyTree
 
 KEEP = 2
+_STORAGE, _SIZE, _POSITION = (f".learner.replay.{name}" for name in ("storage", "size", "position"))
 
 
-def save(directory: pathlib.Path, step: int, carry: Any, host: dict[str, np.ndarray]) -> None:
-    """Write the checkpoint of a step and drop all but the newest `KEEP`. Raises OSError, leaving the older ones."""
+def save(
+    directory: pathlib.Path, step: int, carry: Any, host: dict[str, np.ndarray], notes: dict[str, Any] | None = None
+) -> None:
+    """Write the checkpoint of a step and drop all but the newest `KEEP`. Raises OSError, leaving the older ones.
+
+    `notes`: JSON values that `read_notes` gives back.
+    """
     aside, final = directory / f".{step}.partial", directory / f"{step:012d}"
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
@@ -40,7 +46,11 @@ def save(directory: pathlib.Path, step: int, carry: Any, host: dict[str, np.ndar
             raise OSError(errno.EIO, " ".join(str(error).split())[:200]) from error
         with open(aside / "host.npz", "wb") as file:
             np.savez(file, **host)  # type: ignore[arg-type]
-        (aside / "manifest.json").write_text(json.dumps({"step": step, "files": _digests(aside)}))
+        (aside / "manifest.json").write_text(
+            json.dumps(
+                {"step": step, "rows": carry.learner.replay.rows, "notes": notes or {}, "files": _digests(aside)}
+            )
+        )
         for path in aside.rglob("*"):
             _sync(path)
         shutil.rmtree(final, ignore_errors=True)
@@ -59,18 +69,19 @@ def newest(directory: pathlib.Path) -> pathlib.Path | None:
     return found[-1] if found else None
 
 
+def read_notes(path: pathlib.Path) -> tuple[int, dict[str, Any]]:
+    """Step and notes of a checkpoint. Raises UserError if it is damaged."""
+    manifest = _manifest(path)
+    return manifest["step"], manifest["notes"]
+
+
 def restore(path: pathlib.Path, like: Any) -> tuple[Any, dict[str, np.ndarray]]:
     """The carry and host arrays of a checkpoint. `like`: a carry of the same run (arrays or shapes).
 
     Raises UserError, one line, if the checkpoint is damaged or belongs to another program.
     """
-    advice = f"remove {path} to go on from an older checkpoint, or start another --run-dir"
-    try:
-        manifest = json.loads((path / "manifest.json").read_text())
-        damaged = manifest["files"] != _digests(path)
-    except (OSError, ValueError, KeyError, TypeError):
-        damaged = True
-    if damaged:
+    manifest, advice = _manifest(path), _advice(path)
+    if manifest["files"] != _digests(path):
         raise UserError(f"the checkpoint {path} is damaged: {advice}")
     try:
         with _checkpointer() as checkpointer:
@@ -79,7 +90,20 @@ def restore(path: pathlib.Path, like: Any) -> tuple[Any, dict[str, np.ndarray]]:
             host = {name: file[name] for name in file.files}
     except Exception as error:  # orbax and tensorstore raise many kinds
         raise UserError(f"cannot read the checkpoint {path} ({type(error).__name__}): {advice}") from error
-    return _unflatten(stored, like, f"the checkpoint {path} belongs to another program or version: {advice}"), host
+    mismatch = f"the checkpoint {path} belongs to another program or version: {advice}"
+    return _unflatten(stored, manifest["rows"], like, mismatch), host
+
+
+def _advice(path: pathlib.Path) -> str:
+    return f"remove {path} to go on from an older checkpoint, or start another --run-dir"
+
+
+def _manifest(path: pathlib.Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads((path / "manifest.json").read_text())
+        return {key: manifest[key] for key in ("step", "rows", "notes", "files")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"the checkpoint {path} is damaged: {_advice(path)}") from error
 
 
 def _checkpointer() -> Any:
@@ -95,16 +119,11 @@ def _complete(directory: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _trim(carry: Any) -> Any:
-    """The carry with only the filled rows of its replay, oldest first if the ring is full."""
+    """The carry with only the filled rows of its replay."""
     replay = carry.learner.replay
-    size, position = int(replay.size), int(replay.position)
-
-    def rows(x):
-        x = np.asarray(x)[:, :size]
-        return np.roll(x, -position, axis=1) if size == replay.rows else x
-
-    replay = replace(replay, storage=jax.tree.map(rows, replay.storage), position=jnp.asarray(size % replay.rows))
-    return replace(carry, learner=replace(carry.learner, replay=replay))
+    size = int(replay.size)
+    storage = jax.tree.map(lambda x: np.asarray(x)[:, :size], replay.storage)
+    return replace(carry, learner=replace(carry.learner, replay=replace(replay, storage=storage)))
 
 
 def _flatten(tree: PyTree) -> dict[str, np.ndarray]:
@@ -114,8 +133,10 @@ def _flatten(tree: PyTree) -> dict[str, np.ndarray]:
     return {jax.tree_util.keystr(path): array(x) for path, x in jax.tree_util.tree_leaves_with_path(tree)}
 
 
-def _unflatten(stored: dict[str, np.ndarray], like: Any, mismatch: str) -> Any:
-    size = int(stored.get(".learner.replay.size", 0))
+def _unflatten(stored: dict[str, np.ndarray], rows: int, like: Any, mismatch: str) -> Any:
+    """The carry from its arrays. A ring of more rows than the `rows` it was saved with goes on after its youngest."""
+    size, position = int(stored.get(_SIZE, 0)), int(stored.get(_POSITION, 0))
+    wrapped = size == rows and like.learner.replay.rows > rows
 
     def leaf(path, x):
         name = jax.tree_util.keystr(path)
@@ -124,14 +145,14 @@ def _unflatten(stored: dict[str, np.ndarray], like: Any, mismatch: str) -> Any:
         value = np.asarray(stored[name])
         if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
             return jax.random.wrap_key_data(jnp.asarray(value))
-        if name.startswith(".learner.replay.storage"):
+        if name.startswith(_STORAGE):
             if value.shape[:1] + value.shape[2:] != x.shape[:1] + x.shape[2:] or size > x.shape[1]:
                 raise UserError(mismatch)
             ring = np.zeros(x.shape, x.dtype)
-            ring[:, :size] = value
+            ring[:, :size] = np.roll(value, -position, axis=1) if wrapped else value
             value = ring
-        if name == ".learner.replay.position":
-            value = np.asarray(size % like.learner.replay.rows)
+        if name == _POSITION and wrapped:
+            value = np.asarray(size)
         if value.shape != x.shape:
             raise UserError(mismatch)
         return value.astype(x.dtype)
@@ -142,8 +163,11 @@ def _unflatten(stored: dict[str, np.ndarray], like: Any, mismatch: str) -> Any:
 
 
 def _digests(directory: pathlib.Path) -> dict[str, str]:
-    files = sorted(p for p in directory.rglob("*") if p.is_file() and p.name != "manifest.json")
-    return {str(p.relative_to(directory)): hashlib.blake2b(p.read_bytes()).hexdigest() for p in files}
+    digests = {}
+    for path in sorted(p for p in directory.rglob("*") if p.is_file() and p.name != "manifest.json"):
+        with open(path, "rb") as file:
+            digests[str(path.relative_to(directory))] = hashlib.file_digest(file, "blake2b").hexdigest()
+    return digests
 
 
 def _sync(path: pathlib.Path) -> None:

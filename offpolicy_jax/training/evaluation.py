@@ -67,7 +67,7 @@ def host(agent: Agent, environment: HostEnvironment, config: Any, num_seeds: int
             observation, _, reward, terminated, truncated = map(
                 split, environment.step(action.reshape(-1, *action.shape[2:]))
             )
-            returns, lengths = returns + reward * alive, lengths + alive
+            returns, lengths = returns + np.where(alive, reward, 0.0), lengths + alive
             alive = alive & ~(terminated | truncated)
         return returns, lengths
 

@@ -6,6 +6,7 @@ stepping and Python run while the device learns: the policy that acts is one upd
 """
 
 import functools
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -34,7 +35,7 @@ class Carry:
     extras: dict[str, Any]
     episode_return: np.ndarray  # float64 (S, E), of the episodes under way
     episode_length: np.ndarray  # int64 (S, E)
-    finished: np.ndarray  # float64 (3, S): episodes, sum of returns, sum of lengths since the last report
+    finished: np.ndarray  # float64 (S, 3): episodes, sum of returns, sum of lengths since the last report
 
 
 class Loop:
@@ -64,14 +65,14 @@ class Loop:
                 agent, config, environment.spec, key, num_envs, normalize_observations, normalize_rewards
             )
 
-        def act(config, state, normalizer, key, step, observation):
-            return learning.act(agent, config, state, normalizer, key, step, observation)
+        def act(config, state, normalizer, keys, step, observation):
+            return learning.act(agent, config, state, normalizer, keys, step, observation)
 
         def add(replay, transition):
             return ring.add(replay, learning.as_row(transition))
 
-        def learn(config, state, totals, replay, key, step):
-            return learning.learn(agent, config, state, totals, replay, key, step)
+        def learn(config, state, totals, replay, keys, step):
+            return learning.learn(agent, config, state, totals, replay, keys, step)
 
         lift = functools.partial(seed_axis.over_seeds, num_seeds=num_seeds, mesh=self.mesh)
         replay_axes, totals_axes = ring.SEED_AXES, learning.TOTALS_AXES
@@ -83,20 +84,20 @@ class Loop:
             donate_argnums=(1, 2),
         )
 
+        self._clear = jax.jit(lift(learning.clear_totals, in_axes=(totals_axes,), out_axes=totals_axes))
+
     def start(self, keys: jax.Array, seeds: np.ndarray) -> Carry:
         """The carry before the first step, for keys (S,) and integer seeds (S,) of the environments."""
         learner = self._start(self._config, keys)
-        observation = self._split(self._environment.reset(environment_seeds(seeds, self._shape[1])))
-        action, extras = self._choose(learner, observation, 0)
-        nothing = np.zeros(self._shape)
-        return Carry(learner, observation, action, extras, nothing, nothing.astype(np.int64), np.zeros((3, len(seeds))))
+        observation = self._environment.reset(environment_seeds(seeds, self._shape[1]))
+        return self._begin(learner, observation, np.zeros((len(seeds), 3)))
 
     def advance(self, carry: Carry, steps: int, stop: Callable[[], bool]) -> Carry:
         """Run `steps` environment steps per seed, or fewer whole iterations if `stop()`. The carry is consumed."""
         learner, observation, action, extras = carry.learner, carry.observation, carry.action, carry.extras
         episode_return, episode_length, finished = carry.episode_return, carry.episode_length, carry.finished
         num_envs, start = self._shape[1], int(learner.step)
-        agent, totals, replay, keys = learner.agent, learner.totals, learner.replay, learner.key
+        agent, totals, replay, keys = learner.agent, learner.totals, learner.replay, learner.keys
         step = start
         while step - start < steps and not (stop() and (step - start) % self.iteration_steps == 0):
             taken = self._environment.step(np.asarray(action).reshape(-1, *action.shape[2:]))
@@ -112,41 +113,48 @@ class Loop:
             done = np.logical_or(terminated, truncated)
             if done.any():
                 finished = finished + np.stack(
-                    [done.sum(1), (episode_return * done).sum(1), (episode_length * done).sum(1)]
+                    [done.sum(1), (episode_return * done).sum(1), (episode_length * done).sum(1)], axis=1
                 )
                 episode_return, episode_length = episode_return * ~done, episode_length * ~done
-        totals = replace(
-            totals,
-            episodes=jnp.asarray(finished[0], jnp.int32),
-            episode_return=jnp.asarray(finished[1], jnp.float32),
-            episode_length=jnp.asarray(finished[2], jnp.int32),
-        )
         learner = replace(learner, agent=agent, totals=totals, replay=replay, step=jnp.asarray(step, jnp.int32))
         jax.block_until_ready(learner)
         return Carry(learner, observation, action, extras, episode_return, episode_length, finished)
 
     def clear_totals(self, carry: Carry) -> Carry:
         """Start the totals anew, after a report."""
-        return replace(carry, learner=learning.clear_totals(carry.learner), finished=np.zeros_like(carry.finished))
+        learner = replace(carry.learner, totals=self._clear(carry.learner.totals))
+        return replace(carry, learner=learner, finished=np.zeros_like(carry.finished))
 
     def save(self, carry: Carry) -> tuple[PyTree, dict[str, np.ndarray]]:
         """The carry as a pytree for the checkpoint, and the environments' state as host arrays."""
         return carry, self._environment.get_state()
 
     def load(self, carry: Carry, host: dict[str, np.ndarray]) -> Carry:
-        """A carry as it was saved, with the environments put back where they were."""
+        """A carry as it was saved, with the environments put back where they were.
+
+        Environments that cannot be saved exactly (Box2D, Atari) start new episodes, with a warning.
+        """
         self._environment.set_state(host)
         learner = seed_axis.place(carry.learner, learning.AXES, self.mesh)
-        return replace(jax.tree.map(np.asarray, replace(carry, learner=None)), learner=learner)
+        action, extras = seed_axis.place((carry.action, carry.extras), 0, self.mesh)
+        carry = jax.tree.map(np.asarray, replace(carry, learner=None, action=None, extras=None))
+        carry = replace(carry, learner=learner, action=action, extras=extras)
+        if self._environment.exact_resume:
+            return carry
+        warnings.warn("this environment cannot be saved within an episode: new episodes begin", stacklevel=2)
+        return self._begin(learner, self._environment.observation, carry.finished)
 
     def close(self) -> None:
         """Close the environments."""
         self._environment.close()
 
-    def _choose(self, learner: Learner, observation: PyTree, step: int):
-        return self._act(
-            self._config, learner.agent, learner.replay.normalizer, learner.key, np.int32(step), observation
-        )
+    def _begin(self, learner: Learner, observation: PyTree, finished: np.ndarray) -> Carry:
+        """A carry at the beginning of episodes."""
+        observation, step = self._split(observation), np.int32(learner.step)
+        normalizer = learner.replay.normalizer
+        action, extras = self._act(self._config, learner.agent, normalizer, learner.keys, step, observation)
+        nothing = np.zeros(self._shape)
+        return Carry(learner, observation, action, extras, nothing, nothing.astype(np.int64), finished)
 
     def _split(self, tree: PyTree) -> PyTree:
         """Leaves (S * E, ...) as (S, E, ...)."""

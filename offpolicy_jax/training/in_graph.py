@@ -28,17 +28,18 @@ class Carry:
     observation: PyTree  # (E, ...)
     episode_return: jax.Array  # float32 (E,), of the episodes under way
     episode_length: jax.Array  # int32 (E,)
+    finished: jax.Array  # float32 (3,): episodes, sum of returns, sum of lengths since the last report
 
 
-AXES: Any = Carry(learner=learning.AXES, environment=0, observation=0, episode_return=0, episode_length=0)  # type: ignore[arg-type]
+AXES: Any = Carry(learner=learning.AXES, environment=0, observation=0, episode_return=0, episode_length=0, finished=0)  # type: ignore[arg-type]
 
 
 def collect(agent: Agent, environment: InGraphEnvironment, config: Any, carry: Carry) -> Carry:
     """One step of E environments, added to replay."""
-    learner, totals = carry.learner, carry.learner.totals
+    learner = carry.learner
     normalizer = learner.replay.normalizer
     action, extras = learning.act(
-        agent, config, learner.agent, normalizer, learner.key, learner.step, carry.observation
+        agent, config, learner.agent, normalizer, learner.keys, learner.step, carry.observation
     )
     state, step = jax.vmap(environment.step)(carry.environment, action)
     transition = Transition(
@@ -53,22 +54,16 @@ def collect(agent: Agent, environment: InGraphEnvironment, config: Any, carry: C
     done = step.terminated | step.truncated
     episode_return, episode_length = carry.episode_return + step.reward, carry.episode_length + 1
     learner = replace(
-        learner,
-        replay=ring.add(learner.replay, learning.as_row(transition)),
-        step=learner.step + done.shape[0],
-        totals=replace(
-            totals,
-            episodes=totals.episodes + jnp.sum(done, dtype=jnp.int32),
-            episode_return=totals.episode_return + jnp.sum(jnp.where(done, episode_return, 0.0)),
-            episode_length=totals.episode_length + jnp.sum(jnp.where(done, episode_length, 0)),
-        ),
+        learner, replay=ring.add(learner.replay, learning.as_row(transition)), step=learner.step + done.shape[0]
     )
+    ended = jnp.stack([done, done * episode_return, done * episode_length])
     return Carry(
         learner=learner,
         environment=state,
         observation=step.observation,
         episode_return=jnp.where(done, 0.0, episode_return),
         episode_length=jnp.where(done, 0, episode_length),
+        finished=carry.finished + jnp.sum(ended, axis=1),
     )
 
 
@@ -90,7 +85,7 @@ def run(
         carry = rollout(carry)
         learner = carry.learner
         state, totals = learning.learn(
-            agent, config, learner.agent, learner.totals, learner.replay, learner.key, learner.step
+            agent, config, learner.agent, learner.totals, learner.replay, learner.keys, learner.step
         )
         return replace(carry, learner=replace(learner, agent=state, totals=totals))
 
@@ -122,7 +117,7 @@ class Loop:
             )
             state, observation = jax.vmap(environment.reset)(learning.reset_keys(key, num_envs))
             nothing = jnp.zeros(num_envs)
-            return Carry(learner, state, observation, nothing, nothing.astype(jnp.int32))
+            return Carry(learner, state, observation, nothing, nothing.astype(jnp.int32), jnp.zeros(3))
 
         lift = functools.partial(seed_axis.over_seeds, num_seeds=num_seeds, mesh=self.mesh)
         axes = seed_axis.config_axes(config)
@@ -135,22 +130,31 @@ class Loop:
             ),
             donate_argnums=1,
         )
+        self._clear = jax.jit(
+            lift(learning.clear_totals, in_axes=(learning.TOTALS_AXES,), out_axes=learning.TOTALS_AXES)
+        )
+        self._iterations_per_call = max(1, 1_000 // (num_seeds * self.iteration_steps))  # a second or so on a CPU
 
     def start(self, keys: jax.Array, seeds: np.ndarray) -> Carry:
         """The carry before the first step, for keys (S,); seeds are unused in-graph."""
         return self._begin(self._config, keys)
 
     def advance(self, carry: Carry, steps: int, stop: Callable[[], bool]) -> Carry:
-        """Run `steps` environment steps per seed, in whole iterations. The carry passed in is consumed."""
+        """Run `steps` environment steps per seed, or fewer whole iterations if `stop()`. The carry is consumed."""
         done = int(carry.learner.step) // self.iteration_steps
-        total = steps // self.iteration_steps
-        warmup = min(total, max(0, self._warmup - 1 - done))  # the iteration that completes the warm-up learns
-        carry = self._run(self._config, carry, np.int32(warmup), np.int32(total - warmup))
-        return jax.block_until_ready(carry)
+        end = done + steps // self.iteration_steps
+        while done < end and not stop():
+            iterations = min(end - done, self._iterations_per_call)
+            warmup = min(iterations, max(0, self._warmup - 1 - done))  # the iteration that ends the warm-up learns
+            carry = self._run(self._config, carry, np.int32(warmup), np.int32(iterations - warmup))
+            jax.block_until_ready(carry)
+            done += iterations
+        return carry
 
     def clear_totals(self, carry: Carry) -> Carry:
         """Start the totals anew, after a report."""
-        return replace(carry, learner=learning.clear_totals(carry.learner))
+        learner = replace(carry.learner, totals=self._clear(carry.learner.totals))
+        return replace(carry, learner=learner, finished=jnp.zeros_like(carry.finished))
 
     def save(self, carry: Carry) -> tuple[PyTree, dict[str, np.ndarray]]:
         """The carry as a pytree for the checkpoint, and no host arrays."""

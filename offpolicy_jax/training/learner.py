@@ -23,9 +23,14 @@ class Totals:
     metrics: Metrics
     updates: jax.Array  # int32 (), shared by the seeds
     diverged_at: jax.Array  # int32 (): the first step with a metric that is not finite, or -1
-    episodes: jax.Array  # int32 ()
-    episode_return: jax.Array  # float32 (): sum over finished episodes
-    episode_length: jax.Array  # int32 (): sum over finished episodes
+
+
+@struct.dataclass
+class Keys:
+    """A seed's keys, one per purpose. They never change: a draw folds in the step, so a resumed run draws the same."""
+
+    act: jax.Array
+    update: jax.Array
 
 
 @struct.dataclass
@@ -34,13 +39,13 @@ class Learner:
 
     agent: Any
     replay: Replay
-    key: jax.Array  # constant: every draw folds in its purpose and the step
+    keys: Keys
     step: jax.Array  # int32 (): environment steps per seed so far, shared by the seeds
     totals: Totals
 
 
-TOTALS_AXES: Any = Totals(metrics=0, updates=None, diverged_at=0, episodes=0, episode_return=0, episode_length=0)  # type: ignore[arg-type]
-AXES: Any = Learner(agent=0, replay=ring.SEED_AXES, key=0, step=None, totals=TOTALS_AXES)  # type: ignore[arg-type]
+TOTALS_AXES: Any = Totals(metrics=0, updates=None, diverged_at=0)  # type: ignore[arg-type]
+AXES: Any = Learner(agent=0, replay=ring.SEED_AXES, keys=0, step=None, totals=TOTALS_AXES)  # type: ignore[arg-type]
 
 
 def start(
@@ -53,7 +58,7 @@ def start(
     normalize_rewards: bool,
 ) -> Learner:
     """One seed's learner before its first step."""
-    state = agent.init(config, spec, purpose_key(key, _INIT))
+    state = agent.init(config, spec, jax.random.fold_in(key, _INIT))
     step = jnp.zeros((), jnp.int32)
     observations = zeros(spec.observation, (num_envs,))
     _, extras = jax.eval_shape(lambda: agent.act(config, state, observations, step, key))
@@ -71,11 +76,9 @@ def start(
         metrics=jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), metrics),
         updates=jnp.zeros((), jnp.int32),
         diverged_at=jnp.full((), -1, jnp.int32),
-        episodes=jnp.zeros((), jnp.int32),
-        episode_return=jnp.zeros(()),
-        episode_length=jnp.zeros((), jnp.int32),
     )
-    return Learner(agent=state, replay=replay, key=key, step=step, totals=totals)
+    keys = Keys(act=jax.random.fold_in(key, _ACT), update=jax.random.fold_in(key, _UPDATE))
+    return Learner(agent=state, replay=replay, keys=keys, step=step, totals=totals)
 
 
 def act(
@@ -83,20 +86,20 @@ def act(
     config: Any,
     state: Any,
     normalizer: Normalizer | None,
-    key: jax.Array,
+    keys: Keys,
     step: jax.Array,
     observation: PyTree,
 ) -> tuple[jax.Array, dict[str, Any]]:
     """Behaviour at a step, from raw observations: actions and extras."""
     observation = normalize_observation(normalizer, observation)
-    return agent.act(config, state, observation, step, step_key(key, _ACT, step))
+    return agent.act(config, state, observation, step, jax.random.fold_in(keys.act, step))
 
 
 def learn(
-    agent: Agent, config: Any, state: Any, totals: Totals, replay: Replay, key: jax.Array, step: jax.Array
+    agent: Agent, config: Any, state: Any, totals: Totals, replay: Replay, keys: Keys, step: jax.Array
 ) -> tuple[Any, Totals]:
     """One update of one seed, its metrics added to the totals."""
-    state, metrics = agent.update(config, state, replay, step, step_key(key, _UPDATE, step))
+    state, metrics = agent.update(config, state, replay, step, jax.random.fold_in(keys.update, step))
     finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(metrics)]))
     totals = replace(
         totals,
@@ -112,22 +115,12 @@ def as_row(transition: Transition) -> Transition:
     return jax.tree.map(lambda x: x[None], transition)
 
 
-def purpose_key(key: jax.Array, purpose: int) -> jax.Array:
-    """A seed's key for one purpose."""
-    return jax.random.fold_in(key, purpose)
-
-
-def step_key(key: jax.Array, purpose: int, step: jax.Array) -> jax.Array:
-    """A seed's key for one purpose at one step: no key is carried, so a resumed run draws what it would have drawn."""
-    return jax.random.fold_in(jax.random.fold_in(key, purpose), step)
-
-
 def reset_keys(key: jax.Array, num_envs: int) -> jax.Array:
     """A seed's keys (E,) for the environments' first resets."""
-    return jax.random.split(purpose_key(key, _RESET), num_envs)
+    return jax.random.split(jax.random.fold_in(key, _RESET), num_envs)
 
 
-def clear_totals(learner: Learner) -> Learner:
-    """The learner with totals of nothing, after a report."""
-    cleared = jax.tree.map(jnp.zeros_like, learner.totals)
-    return replace(learner, totals=replace(cleared, diverged_at=jnp.full_like(learner.totals.diverged_at, -1)))
+def clear_totals(totals: Totals) -> Totals:
+    """Totals of nothing, after a report."""
+    cleared = jax.tree.map(jnp.zeros_like, totals)
+    return replace(cleared, diverged_at=jnp.full_like(totals.diverged_at, -1))

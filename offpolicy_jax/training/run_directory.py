@@ -32,29 +32,29 @@ class RunDirectory:
         """The config.json of the run that is here, or None. Raises UserError if it cannot be read."""
         try:
             config = json.loads((self.path / "config.json").read_text())
-            return {key: config[key] for key in ("agent", "settings", "config")}
+            kinds = {"agent": str, "settings": dict, "config": dict, "schedule": dict}
+            if not all(isinstance(config[key], kind) for key, kind in kinds.items()):
+                raise TypeError
+            return {key: config[key] for key in kinds}
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{self.path / 'config.json'} is not a run's config: choose another --run-dir") from error
 
-    def create(self, agent: str, settings: dict[str, Any], config: dict[str, Any], resolved: dict[str, Any]) -> None:
+    def create(self, **document: Any) -> None:
         """Write config.json: what was asked, what it resolved to, and the versions it ran with."""
-        with self._disk():
-            self.checkpoints.mkdir(parents=True, exist_ok=True)
-        document = {
-            "agent": agent,
-            "settings": settings,
-            "config": config,
-            "resolved_config": resolved,
-            "command": " ".join(sys.argv),
-            **provenance(),
-        }
+        document |= {"command": " ".join(sys.argv), **provenance()}
+        with self.disk():
+            self.path.mkdir(parents=True, exist_ok=True)
         self.write("config.json", json.dumps(document, indent=2) + "\n")
+
+    def is_foreign(self) -> bool:
+        """Whether the directory holds files, but no run."""
+        return self.path.is_dir() and any(p.name != ".config.json.partial" for p in self.path.iterdir())
 
     def write(self, name: str, text: str) -> None:
         """Replace a text file in one step."""
-        with self._disk():
+        with self.disk():
             aside = self.path / f".{name}.partial"
             aside.write_text(text)
             os.replace(aside, self.path / name)
@@ -63,7 +63,7 @@ class RunDirectory:
         """Append rows to a CSV file; the first row ever written sets its columns."""
         rows = list(rows)
         path = self.path / name
-        with self._disk():
+        with self.disk():
             columns = _header(path) or list(rows[0])
             with open(path, "a", newline="") as file:
                 writer = csv.DictWriter(file, columns, restval="", extrasaction="ignore", lineterminator="\n")
@@ -74,26 +74,37 @@ class RunDirectory:
                 os.fsync(file.fileno())
 
     def rewind(self, name: str, step: int) -> list[Row]:
-        """Drop the rows of a CSV file after a step (and a torn last line); returns the rows that stay."""
+        """Drop the rows of a CSV file after a step, and whatever a kill tore; returns the rows that stay."""
         path = self.path / name
         columns = _header(path)
-        if columns is None:
-            return []
-        lines = path.read_text().splitlines(keepends=True)
-        kept = [line for line in lines[1:] if line.endswith("\n") and int(line.split(",", 1)[0]) <= step]
-        self.write(name, lines[0] + "".join(kept))
-        return [
-            {key: float(value) if value else math.nan for key, value in zip(columns, row, strict=True)}
-            for row in csv.reader(kept)
-        ]
+        with self.disk():
+            if columns is None:
+                path.unlink(missing_ok=True)
+                return []
+            header, *lines = path.read_text().splitlines(keepends=True)
+            kept, rows = [header], []
+            for line in lines:
+                values = next(csv.reader([line]))
+                if (
+                    line.endswith("\n")
+                    and len(values) == len(columns)
+                    and values[0].isdigit()
+                    and int(values[0]) <= step
+                ):
+                    kept.append(line)
+                    rows.append({key: float(x) if x else math.nan for key, x in zip(columns, values, strict=True)})
+            self.write(name, "".join(kept))
+        return rows
 
     def clear(self) -> None:
         """Remove the tables of a run that starts again."""
-        for name in ("metrics.csv", "evaluations.csv", "summary.json", "learning_curve.png"):
-            (self.path / name).unlink(missing_ok=True)
+        with self.disk():
+            for name in ("metrics.csv", "evaluations.csv", "summary.json", "learning_curve.png"):
+                (self.path / name).unlink(missing_ok=True)
 
     @contextlib.contextmanager
-    def _disk(self):
+    def disk(self):
+        """A context in which an OSError becomes a UserError."""
         try:
             yield
         except OSError as error:
@@ -102,12 +113,13 @@ class RunDirectory:
                 "then --resume from the newest checkpoint"
             ) from error
 
-    disk = _disk
+
+LOGGERS = ("tensorboard", "wandb")
 
 
 def loggers(names: Iterable[str], path: pathlib.Path, config: dict[str, Any]) -> list[Callable[[list[Row]], None]]:
     """Optional sinks that take the rows of metrics.csv: "tensorboard" and "wandb", one series per seed."""
-    return [_LOGGERS[name](path, config) for name in names]
+    return [{"tensorboard": _tensorboard, "wandb": _wandb}[name](path, config) for name in names]
 
 
 def provenance() -> dict[str, Any]:
@@ -176,7 +188,8 @@ def _wandb(path: pathlib.Path, config: dict[str, Any]) -> Callable[[list[Row]], 
         import wandb  # type: ignore[import-not-found]
     except ImportError as error:
         raise UserError("--log=wandb needs wandb: pip install 'offpolicy-jax[log]'") from error
-    run = wandb.init(project="offpolicy_jax", name=path.name, dir=str(path), config=config, resume="allow")
+    name = path.resolve().name
+    run = wandb.init(project="offpolicy_jax", id=name, name=name, dir=str(path), config=config, resume="allow")
 
     def log(rows: list[Row]) -> None:
         for row in rows:
@@ -185,7 +198,3 @@ def _wandb(path: pathlib.Path, config: dict[str, Any]) -> Callable[[list[Row]], 
             run.log({**series, "step": int(row["step"])})
 
     return log
-
-
-_LOGGERS = {"tensorboard": _tensorboard, "wandb": _wandb}
-LOGGERS = tuple(_LOGGERS)

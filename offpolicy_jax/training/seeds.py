@@ -41,7 +41,12 @@ def over_seeds(function: Callable, in_axes: tuple, out_axes: Any, num_seeds: int
 
 
 def place(tree: PyTree, axes: Any, mesh: Mesh) -> PyTree:
-    """Put arrays on the mesh: leaves with a seed axis split, the others on every device."""
+    """Put arrays on the mesh: leaves with a seed axis split, the others on every device.
+
+    One device: the default one, uncommitted like what jitted functions return, so that programs compile once.
+    """
+    if mesh.size == 1:
+        return jax.device_put(tree)
     shardings = _map_prefix(lambda axis, _: NamedSharding(mesh, P() if axis is None else P(AXIS)), axes, axes)
     return _map_prefix(lambda sharding, subtree: jax.device_put(subtree, sharding), shardings, tree)
 

@@ -12,6 +12,7 @@ import time
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from offpolicy_jax import environments
@@ -83,8 +84,12 @@ def train(agent: Agent, settings: Settings | None = None, config: Any = None) ->
     settings = settings or Settings()
     config = agent.Config() if config is None else config
     check_settings(settings)
-    check(config)
-    return _Run(agent, settings, config).train()
+    check(config, settings.seeds)
+    run = _Run(agent, settings, config)
+    try:
+        return run.train()
+    finally:
+        run.close()
 
 
 def check_settings(settings: Settings) -> None:
@@ -109,12 +114,17 @@ def check_memory(agent: Agent, settings: Settings, config: Any, spec: Environmen
     learner = jax.eval_shape(lambda c, k: start(agent, c, spec, k, settings.num_envs, False, False), one, keys)
     row = sum(x.dtype.itemsize * math.prod(x.shape[2:]) for x in jax.tree.leaves(learner.replay.storage))
     needed = sum(x.dtype.itemsize * math.prod(x.shape) for x in jax.tree.leaves(learner))
-    needed = (needed + row * getattr(config, "batch_size", 0)) * settings.seeds
-    if needed > (available := _memory_bytes()):
+    batches = config.gradient_steps if getattr(config, "gradient_steps", 0) > 0 else config.rollout_length
+    needed = (needed + row * getattr(config, "batch_size", 0) * batches) * settings.seeds
+    if needed > (available := _memory_bytes(settings.seeds)):
         raise UserError(
             f"this run needs {needed / 1e9:,.1f} GB and the machine has {available / 1e9:,.1f}: lower --seeds, "
             "--num-envs or --config.replay_capacity, or the network and batch sizes"
         )
+    if (copies := settings.seeds * max(settings.num_envs, settings.eval_episodes)) > _MOST_ENVIRONMENTS:
+        raise UserError(f"{copies} environments at once are too many: lower --seeds, --num-envs or --eval-episodes")
+    if (iteration := config.rollout_length * settings.num_envs) > settings.steps:
+        raise UserError(f"one update takes {iteration} steps of a seed: ask for more --steps, or fewer --num-envs")
 
 
 class _Run:
@@ -140,20 +150,25 @@ class _Run:
             separate = environments.make(settings.env, num_seeds * settings.eval_episodes)
         self.loop: Any = loop(agent, environment, *arguments)  # type: ignore[arg-type]
         self.evaluate = evaluate(agent, separate, traced, num_seeds, settings.eval_episodes, self.loop.mesh)  # type: ignore[arg-type]
-        if self.directory and self.previous is None:
-            document = {k: v for k, v in dataclasses.asdict(settings).items() if k not in ("resume", "run_dir")}
-            self.directory.create(self.name, document, as_json(config), as_json(self.config))
+        self.separate = separate
+        self.schedule = (self.previous or {}).get("schedule") or self.make_schedule()
         self.loggers = []
         if self.directory:
             self.loggers = loggers(settings.log, self.directory.path, as_json(self.config))
+            self.directory.create(
+                agent=self.name,
+                settings={k: v for k, v in dataclasses.asdict(settings).items() if k not in ("resume", "run_dir")},
+                config=as_json(config),
+                resolved_config=as_json(self.config),
+                schedule=self.schedule,
+            )
         self.table: list[Row] = []
         self.training_seconds, self.training_steps = 0.0, 0
 
     def train(self) -> Result:
         settings, unit = self.settings, self.loop.iteration_steps
         total = -(-settings.steps // unit) * unit
-        eval_every = settings.eval_every or max(1, settings.steps // 20)
-        report_every = max(unit, min(eval_every, max(1_000 // settings.seeds, settings.steps // 100)))
+        eval_every, report_every = self.schedule["eval_every"], self.schedule["report_every"]
         carry = self.begin(total)
         step = saved_at = int(carry.learner.step)
         with _Interrupt() as interrupt, self.progress(total, step) as bar:
@@ -174,15 +189,28 @@ class _Run:
                 if step == next_evaluation:
                     rows = self.evaluation_rows(carry, step)
                     bar.set_postfix_str(f"return {np.mean([row['return'] for row in rows]):.1f}", refresh=False)
-                    self.record("evaluations.csv", rows)
-                    self.table += rows
+                    self.add_evaluations(rows)
                 if (step == next_evaluation and step - saved_at >= settings.checkpoint_every) or step >= total:
                     saved_at = self.checkpoint(carry, step)
             if interrupt.requested and step > saved_at:
                 self.checkpoint(carry, step)
-        self.loop.close()
         summary = self.finish()
         return Result(carry.learner.agent, self.columns(), summary, interrupted=interrupt.requested and step < total)
+
+    def make_schedule(self) -> dict[str, int]:
+        """Steps between evaluations and between reports: fixed when a run begins, whatever --steps become later."""
+        settings = self.settings
+        eval_every = settings.eval_every or max(1, settings.steps // 20)
+        return {
+            "eval_every": eval_every,
+            "report_every": min(eval_every, max(1_000 // settings.seeds, eval_every // 5)),
+        }
+
+    def close(self) -> None:
+        """Close the environments."""
+        self.loop.close()
+        if not environments.is_in_graph(self.separate):
+            self.separate.close()
 
     def check_directory(self, config: Any) -> dict[str, Any] | None:
         """The config of the run to resume, or None for a new one. Raises UserError if the directory is taken."""
@@ -192,7 +220,7 @@ class _Run:
         if path.exists() and not path.is_dir():
             raise UserError(f"{path} is a file: choose another --run-dir")
         if previous is None:
-            if path.is_dir() and any(path.iterdir()):
+            if self.directory.is_foreign():
                 raise UserError(f"{path} holds files that are not a run's: choose another --run-dir")
             return None
         if not self.settings.resume:
@@ -215,10 +243,11 @@ class _Run:
         if newest is None:
             self.directory.clear()
             return carry
-        carry, arrays = checkpoints.restore(newest, carry)
-        step = int(carry.learner.step)
+        step, notes = checkpoints.read_notes(newest)
         if step > total:
             raise UserError(f"the run in {self.directory.path} is at step {step} already: ask for more --steps")
+        carry, arrays = checkpoints.restore(newest, carry)
+        self.training_seconds, self.training_steps = notes["training_seconds"], notes["training_steps"]
         self.directory.rewind("metrics.csv", step)
         self.table = self.directory.rewind("evaluations.csv", step)
         return self.loop.load(carry, arrays)
@@ -226,14 +255,16 @@ class _Run:
     def check_finite(self, carry: Any, step: int) -> None:
         """Raises UserError if a loss of some seed was not finite; the others' results are written first."""
         diverged_at = np.asarray(carry.learner.totals.diverged_at)
+        leaves = [np.asarray(x) for x in jax.tree.leaves(carry.learner.agent) if jnp.issubdtype(x.dtype, jnp.floating)]
+        finite = np.all([np.isfinite(x).reshape(len(x), -1).all(axis=1) for x in leaves], axis=0)
+        diverged_at = np.where(~finite & (diverged_at < 0), step, diverged_at)  # a bad gradient under a finite loss
         if not (bad := np.flatnonzero(diverged_at >= 0)).size:
             return
         rows = [row for row in self.evaluation_rows(carry, step) if row["seed"] - self.settings.seed not in bad]
-        self.record("evaluations.csv", rows)
-        self.table += rows
+        self.add_evaluations(rows)
         self.finish()
         which = ", ".join(f"seed {self.settings.seed + i} at step {diverged_at[i]}" for i in bad)
-        advice = "lower --config.learning_rate, or find the cause with --debug-nans"
+        advice = "start a new run with a lower --config.learning_rate, or find the cause with --debug-nans"
         kept = "; the last good checkpoint is kept" if self.directory else ""
         raise UserError(f"the losses are not finite any more ({which}){kept}: {advice}")
 
@@ -257,35 +288,43 @@ class _Run:
         totals = jax.device_get(carry.learner.totals)
         updates, rows = max(1, int(totals.updates)), []
         for i in range(self.settings.seeds):
-            episodes = int(totals.episodes[i])
+            episodes, returns, lengths = np.asarray(carry.finished[i]).tolist()
             row: Row = {"step": step, "seed": self.settings.seed + i, "updates": int(totals.updates)}
-            row["train/episodes"] = episodes
-            row["train/return"] = float(totals.episode_return[i]) / episodes if episodes else math.nan
-            row["train/length"] = float(totals.episode_length[i]) / episodes if episodes else math.nan
+            row["train/episodes"] = int(episodes)
+            row["train/return"] = returns / episodes if episodes else math.nan
+            row["train/length"] = lengths / episodes if episodes else math.nan
             for name, value in sorted(totals.metrics.items()):
                 row[name] = float(value[i]) / updates if totals.updates else math.nan
             rows.append(row)
         self.record("metrics.csv", rows)
-        for log in self.loggers:
-            log(rows)
 
-    def record(self, name: str, rows: list[Row]) -> None:
+    def add_evaluations(self, rows: list[Row]) -> None:
+        """Take rows of an evaluation into the table and the files."""
+        self.table += rows
+        self.record("evaluations.csv", rows, "evaluation/")
+
+    def record(self, name: str, rows: list[Row], prefix: str = "") -> None:
         if self.directory and rows:
             self.directory.append(name, rows)
+            with self.directory.disk():
+                for log in self.loggers:
+                    log([{k if k in ("step", "seed") else prefix + k: v for k, v in row.items()} for row in rows])
 
     def checkpoint(self, carry: Any, step: int) -> int:
         if self.directory:
             with self.directory.disk():
-                checkpoints.save(self.directory.checkpoints, step, *self.loop.save(carry))
+                notes = {"training_seconds": self.training_seconds, "training_steps": self.training_steps}
+                checkpoints.save(self.directory.checkpoints, step, *self.loop.save(carry), notes=notes)
         return step
 
     def finish(self) -> dict[str, Any]:
         """Summarise the run and draw its learning curve."""
         table = self.columns()
-        summary = {"agent": self.name, "env": self.settings.env, **final_statistics(table)}
+        summary = {"agent": self.name, "env": self.settings.env, **final_statistics(table, self.settings.seeds)}
         if self.training_steps and self.training_seconds > 0:
             rate = self.training_steps * self.settings.seeds / self.training_seconds
             summary["environment_steps_per_second"] = round(rate, 1)
+        summary["learned"] = len(table["step"]) > 0 and summary["step"] >= getattr(self.config, "learning_starts", 0)
         summary["training_seconds"] = round(self.training_seconds, 3)
         summary["compile_seconds"] = round(self.compilation.seconds, 3)
         summary["peak_memory_mb"] = round(peak_memory_mb(), 1)
@@ -330,21 +369,24 @@ class _Run:
         )
 
 
-def final_statistics(table: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Per-seed returns at the last evaluation, their mean, IQM and 95 % bootstrap interval over seeds."""
+def final_statistics(table: dict[str, np.ndarray], num_seeds: int) -> dict[str, Any]:
+    """Per-seed returns at the last evaluation, their mean, IQM and 95 % bootstrap interval over seeds.
+
+    A diverged seed counts: where one has no return, or none that is finite, the averages are None.
+    """
     if not len(table["step"]):
         return {"final_return": {}}
     last = table["step"] == table["step"].max()
     returns = table["return"][last]
     seeds = table["seed"][last]
-    finite = bool(np.all(np.isfinite(returns)))  # a diverged seed counts: without it there is no honest average
+    finite = len(returns) == num_seeds and bool(np.all(np.isfinite(returns)))
     low, high = stratified_bootstrap_interval(returns) if finite else (math.nan, math.nan)
     number = lambda x: round(float(x), 4) if math.isfinite(x) else None  # noqa: E731
     return {
         "step": int(table["step"].max()),
         "final_return": {str(seed): number(x) for seed, x in zip(seeds, returns, strict=True)},
         "episodes_per_seed": int(table["episodes"][last].min()),
-        "mean": number(np.mean(returns)),
+        "mean": number(np.mean(returns)) if finite else None,
         "iqm": number(interquartile_mean(returns)) if finite else None,
         "iqm_interval_95": [number(low), number(high)],
     }
@@ -370,10 +412,15 @@ def peak_memory_mb() -> float:
     return peak * (1 if sys.platform == "darwin" else 1024) / 1e6
 
 
-def _memory_bytes() -> float:
-    """Memory of all accelerators, or of the machine."""
-    limits = [(device.memory_stats() or {}).get("bytes_limit", 0) for device in jax.local_devices()]
-    return sum(limits) or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+_MOST_ENVIRONMENTS = 100_000
+
+
+def _memory_bytes(num_seeds: int) -> float:
+    """Memory of the accelerators that so many seeds use, or of the machine."""
+    devices = list(seed_axis.mesh(num_seeds).devices.flat)
+    return sum((device.memory_stats() or {}).get("bytes_limit", 0) for device in devices) or os.sysconf(
+        "SC_PAGE_SIZE"
+    ) * os.sysconf("SC_PHYS_PAGES")
 
 
 def _next_multiple(step: int, interval: int, unit: int) -> int:

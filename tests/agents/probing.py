@@ -98,4 +98,5 @@ def assert_close(a: PyTree, b: PyTree, rtol: float = 1e-3, atol: float = 1e-5) -
 
 def differ(a: PyTree, b: PyTree) -> bool:
     """Whether any number differs."""
-    return any(np.any(x != y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return any(np.any(np.asarray(x) != np.asarray(y)) for x, y in pairs)

@@ -84,7 +84,7 @@ def test_actor_loss_equals_numpy():
 def test_actor_loss_has_no_gradient_through_alpha():
     for_log_prob, for_q, for_alpha = jax.grad(sac.actor_loss, argnums=(0, 1, 2))(LOG_PROB, Q, ALPHA)
     np.testing.assert_allclose(for_log_prob, 0.3 / B, rtol=1e-6)
-    np.testing.assert_allclose(for_q, -1.0 * (Q == Q.min(0)) / B, rtol=1e-6)  # the smallest critic's, so the action's
+    np.testing.assert_allclose(for_q, -(Q.min(0) == Q).astype(float) / B, rtol=1e-6)  # of the smallest critic
     assert for_alpha == 0.0
 
 

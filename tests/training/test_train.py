@@ -114,13 +114,62 @@ def test_resume_after_the_end_changes_nothing(tmp_path):
     assert same(first.states, second.states) and before == (tmp_path / "run/evaluations.csv").read_bytes()
 
 
-def test_full_ring_resumes_exactly_and_may_grow(tmp_path):
-    small_ring = dataclasses.replace(SMALL, replay_capacity=32)
-    whole = train(sac, settings(run_dir=str(tmp_path / "a")), small_ring)
-    train(sac, settings(run_dir=str(tmp_path / "b"), steps=80), small_ring)
-    resumed = train(sac, settings(run_dir=str(tmp_path / "b"), resume=True), small_ring)
-    # The ring is stored oldest first, so rows may sit elsewhere than in the uninterrupted run: draws then differ.
-    assert int(resumed.table["step"].max()) == int(whole.table["step"].max())
+@BACKENDS
+def test_full_ring_resumes_exactly(env, tmp_path):
+    ring = dataclasses.replace(SMALL, replay_capacity=32)
+    options = {"env": env, "seeds": 2}
+    whole = train(sac, settings(run_dir=str(tmp_path / "a"), **options), ring)
+    train(sac, settings(run_dir=str(tmp_path / "b"), **(options | {"steps": 80})), ring)
+    resumed = train(sac, settings(run_dir=str(tmp_path / "b"), resume=True, **options), ring)
+    assert same(whole.states, resumed.states)
+
+
+def test_a_run_grows_with_its_steps(tmp_path):
+    """Cut, given more steps (so a larger ring), cut again, and resumed from its directory's own settings."""
+    whole = train(sac, settings(run_dir=str(tmp_path / "a"), steps=240), SMALL)
+    for steps in (80, 160, 240):
+        last = train(sac, settings(run_dir=str(tmp_path / "b"), resume=True, steps=steps), SMALL)
+    assert same(whole.states, last.states)
+    assert (tmp_path / "a/evaluations.csv").read_bytes() == (tmp_path / "b/evaluations.csv").read_bytes()
+    assert json.loads((tmp_path / "b/config.json").read_text())["settings"]["steps"] == 240
+
+
+def test_a_larger_ring_goes_on_after_the_youngest_row():
+    from offpolicy_jax import replay as ring
+    from offpolicy_jax.training import checkpoints
+    from offpolicy_jax.transition import ArraySpec, EnvironmentSpec, example_transition
+
+    spec = EnvironmentSpec("x", ArraySpec((1,), np.dtype("float32")), ArraySpec((1,), np.dtype("float32")))
+    example = example_transition(spec)
+
+    def filled(capacity, count):
+        buffer = ring.init(capacity, example)
+        for i in range(count):
+            row = jax.tree.map(lambda x, i=i: jnp.full((1, 1, *x.shape), i, x.dtype), example)
+            buffer = ring.add(buffer, row)
+        stacked = jax.tree.map(lambda x: x[None], buffer.storage)
+        return types.SimpleNamespace(replay=dataclasses.replace(buffer, storage=stacked))
+
+    old, new = filled(4, 6), filled(8, 0)
+    stored = {
+        f".learner.replay{jax.tree_util.keystr(path)}": np.asarray(x)
+        for path, x in jax.tree_util.tree_leaves_with_path(old.replay)
+    }
+
+    @dataclasses.dataclass
+    class Carry:
+        learner: object
+
+    jax.tree_util.register_dataclass(Carry, ["learner"], [])
+
+    @dataclasses.dataclass
+    class Learner:
+        replay: object
+
+    jax.tree_util.register_dataclass(Learner, ["replay"], [])
+    restored = checkpoints._unflatten(stored, 4, Carry(Learner(new.replay)), "mismatch").learner.replay
+    assert restored.storage.reward[0, :, 0].tolist() == [2, 3, 4, 5, 0, 0, 0, 0]
+    assert (int(restored.position), int(restored.size)) == (4, 4)
 
 
 @pytest.mark.parametrize("env", ["probe/in-graph", "probe/host"])
@@ -144,6 +193,27 @@ def test_each_program_is_traced_once(env):
     assert first["update"] <= 3  # shapes of the metrics, the program, and its loop's fixed point
 
 
+@pytest.mark.parametrize("env", ["probe/in-graph", "probe/host"])
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_each_program_is_compiled_once(env, seeds):
+    from offpolicy_jax.training import host, in_graph
+    from offpolicy_jax.training import seeds as seed_axis
+
+    environment = environments.make(env, seeds)
+    kind = in_graph if environments.is_in_graph(environment) else host
+    config = jax.tree.map(np.float32, dataclasses.replace(SMALL, replay_capacity=100))
+    loop = kind.Loop(sac, environment, config, seeds, 1)
+    carry = loop.start(seed_axis.keys(0, seeds), np.arange(seeds))
+    for _ in range(3):
+        carry = loop.clear_totals(loop.advance(carry, 25, bool))
+    carry = loop.load(*loop.save(carry))
+    loop.advance(carry, 5, bool)
+    programs = {name: member for name, member in vars(loop).items() if hasattr(member, "_cache_size")}
+    assert len(programs) >= 3 and all(program._cache_size() == 1 for program in programs.values()), {
+        name: program._cache_size() for name, program in programs.items()
+    }
+
+
 def test_parallel_environments_share_the_steps():
     result = train(sac, settings(num_envs=4, seeds=2), SMALL)
     assert result.table["step"].max() == 120
@@ -165,7 +235,54 @@ def test_divergence_names_the_seed_and_keeps_the_rest(env, tmp_path):
     rows = (tmp_path / "run/evaluations.csv").read_text().splitlines()[1:]
     assert [row.split(",")[1] for row in rows] == ["0", "1", "0"]  # at step 40 both, then seed 0 alone
     assert [p.name for p in (tmp_path / "run/checkpoints").iterdir()] == ["000000000040"]
-    assert "0" in json.loads((tmp_path / "run/summary.json").read_text())["final_return"]
+    summary = json.loads((tmp_path / "run/summary.json").read_text())
+    assert "0" in summary["final_return"] and summary["iqm"] is None  # the survivors alone make no average
+
+
+def test_divergence_on_dm_control_is_reported_like_any_other():
+    config = dataclasses.replace(SMALL, reward_scale=np.array([1.0, np.inf], np.float32))
+    with pytest.raises(UserError, match=r"not finite.*seed 1 at step 20"):
+        train(sac, settings(env="dm_control/cartpole-swingup-v0", seeds=2, eval_episodes=1), config)
+
+
+def test_a_directory_left_by_a_kill_at_the_start_is_new(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/.config.json.partial").write_text("{")
+    train(sac, settings(run_dir=str(tmp_path / "run"), resume=True), SMALL)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"agent": ["x"], "settings": {}, "config": {}, "schedule": {}}', "{}"])
+def test_a_config_that_is_not_a_run_is_one_line(text, tmp_path):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(UserError, match=r"config.json is not a run's config"):
+        train(sac, settings(run_dir=str(tmp_path), resume=True), SMALL)
+
+
+def test_torn_tables_are_mended(tmp_path):
+    train(sac, settings(run_dir=str(tmp_path / "a")), SMALL)
+    train(sac, settings(run_dir=str(tmp_path / "b")), SMALL)
+    with open(tmp_path / "b/metrics.csv", "a") as file:
+        file.write("garbage\n160,0,1")
+    train(sac, settings(run_dir=str(tmp_path / "b"), resume=True), SMALL)
+    assert (tmp_path / "a/metrics.csv").read_bytes() == (tmp_path / "b/metrics.csv").read_bytes()
+
+
+def test_hyper_parameters_are_checked():
+    for change, message in [
+        ({"learning_rate": np.array([1e-3, -1.0])}, "config.learning_rate must be between"),
+        ({"learning_rate": np.array([1e-3] * 5)}, "one for each of 2 seeds"),
+        ({"tau": float("nan")}, "config.tau must be between"),
+        ({"batch_size": 0}, "config.batch_size must be from 1"),
+        ({"rollout_length": 1_000}, "one update takes 1000 steps"),
+        ({"batch_size": 2**31 - 1}, "GB and the machine has"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            train(sac, settings(seeds=2), dataclasses.replace(SMALL, **change))
+    train(
+        sac_discrete,
+        settings(env="phys2d/CartPole-v1", steps=20, eval_every=20),
+        sac_discrete.Config(learning_starts=-1),
+    )
 
 
 def test_full_disk_is_one_line_and_keeps_the_checkpoint(tmp_path, monkeypatch):
