@@ -47,9 +47,10 @@ RUNS = {
     ),
     "sac_discrete_cartpole": Evidence(
         "sac_discrete",
-        Settings(env="phys2d/CartPole-v1", steps=30_000, seeds=3, eval_every=1_500),
+        Settings(env="phys2d/CartPole-v1", steps=20_000, seeds=5, eval_every=1_000, eval_episodes=20),
         475,
         "iqm",
+        {"learning_rate": 1e-3, "tau": 0.05, "target_entropy_scale": 0.5, "hidden_sizes": (64, 64), "batch_size": 128},
     ),
 }
 
