@@ -79,6 +79,26 @@ def record(name: str, run_dir: pathlib.Path, progress: bool = True) -> dict[str,
     }
 
 
+def write_index() -> None:
+    """The table of all records, in experiments/results/README.md."""
+    lines = ["| run | final greedy return | bar | | seeds × steps | figure |", "|---|---|---|---|---|---|"]
+    for name in sorted(RUNS):
+        if (path := RESULTS / f"{name}.json").exists():
+            document = json.loads(path.read_text())
+            returns = ", ".join(f"{x:.0f}" for x in document["final_return"].values())
+            verdict = "met" if document["met"] else "**not met**"
+            lines.append(
+                f"| [`{name}`]({name}.json) on {document['env']} | {document['value']:.1f} (seeds: {returns}) "
+                f"| {document['bar']} | {verdict} | {len(document['final_return'])} × {document['step']:,} "
+                f"| [curve]({name}.png) |"
+            )
+    page = (RESULTS / "README.md").read_text().split(_MARK)
+    (RESULTS / "README.md").write_text(_MARK.join([page[0], "\n" + "\n".join(lines) + "\n", page[2]]))
+
+
+_MARK = "<!-- written by evidence.py -->"
+
+
 def main() -> int:
     """Run what is named and write its record and picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -92,6 +112,7 @@ def main() -> int:
             document = record(name, run_dir)
             (RESULTS / f"{name}.json").write_text(json.dumps(document, indent=1) + "\n")
             shutil.copy(run_dir / "learning_curve.png", RESULTS / f"{name}.png")
+            write_index()
             verdict = "met" if document["met"] else "NOT met"
             print(f"{name}: {document['value']} ({document['bar']}: {verdict})")
     except UserError as error:

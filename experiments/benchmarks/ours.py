@@ -26,7 +26,7 @@ import numpy as np
 import agents
 from offpolicy_jax import environments
 from offpolicy_jax import replay as ring
-from offpolicy_jax.training import host, in_graph
+from offpolicy_jax.training import compilation, host, in_graph
 from offpolicy_jax.training import seeds as seed_axis
 from offpolicy_jax.training.run_directory import provenance
 from offpolicy_jax.transition import ArraySpec, EnvironmentSpec, example_transition
@@ -42,10 +42,9 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
     environment = environments.make(args.env, args.seeds)
     kind = in_graph if environments.is_in_graph(environment) else host
     loop: Any = kind.Loop(agent, environment, traced, args.seeds, 1)  # type: ignore[arg-type]
-    before = time.perf_counter()
+    clock = compilation.Clock()
     carry = loop.start(seed_axis.keys(0, args.seeds), np.arange(args.seeds))
     carry = loop.advance(carry, LEARNING_STARTS, bool)
-    first = time.perf_counter() - before
     carry = loop.advance(carry, WARMUP, bool)
     before = time.perf_counter()
     loop.advance(carry, args.steps, bool)
@@ -56,7 +55,7 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
         "steps": args.steps * args.seeds,
         "seconds": seconds,
         "steps_per_second": args.steps * args.seeds / seconds,
-        "start_seconds": first,  # compiling, the first random steps and one update
+        "compile_seconds": clock.seconds,
         "settings": {"batch_size": config.batch_size, "hidden_sizes": config.hidden_sizes, "capacity": args.capacity},
     }
 

@@ -4,10 +4,12 @@ A plain loop, because a step is short: HalfCheetah takes 30 microseconds, and tw
 one. (They pay off from Humanoid upwards, but there they would compete with the learner for the same cores.)
 """
 
+import contextlib
 import math
 import re
+import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import gymnasium
@@ -32,7 +34,28 @@ def make_host(id: str, num_envs: int, max_episode_steps: int | None = None) -> "
     unsupported spaces.
     """
     make_one = _Suite if id.startswith("dm_control/") else _Gymnasium
-    return LoopedEnvironment(id, [make_one(id) for _ in range(num_envs)], max_episode_steps)
+    with _without_deprecations(id):
+        return LoopedEnvironment(id, [make_one(id) for _ in range(num_envs)], max_episode_steps)
+
+
+@contextlib.contextmanager
+def _without_deprecations(id: str) -> Iterator[None]:
+    """MuJoCo 3.17 warns, per copy and in a log file, of attributes in the model files that Gymnasium ships."""
+    registered = gymnasium.registry.get(id)
+    if not (registered and "mujoco" in str(registered.entry_point)):
+        yield
+        return
+    try:
+        mujoco = host_state.load_mujoco()
+    except ImportError:  # Gymnasium says what to install
+        yield
+        return
+    before = mujoco.get_mju_user_warning()
+    mujoco.set_mju_user_warning(lambda text: "deprecated" in text or print(f"MuJoCo: {text}", file=sys.stderr))
+    try:
+        yield
+    finally:
+        mujoco.set_mju_user_warning(before)
 
 
 def known_host_ids() -> list[str]:

@@ -1,0 +1,83 @@
+"""The scripts behind the published figures still run: tiny budgets, nothing is measured here."""
+
+import importlib.util
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from agents import sac
+from offpolicy_jax.training import Settings
+
+EXPERIMENTS = pathlib.Path(__file__).parents[2] / "experiments"
+
+
+def script(path, *arguments, cwd):
+    command = [sys.executable, str(EXPERIMENTS / path), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, cwd=cwd).stdout
+
+
+def module(path):
+    spec = importlib.util.spec_from_file_location(path.replace("/", "_").removesuffix(".py"), EXPERIMENTS / path)
+    assert spec and spec.loader
+    loaded = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = loaded
+    spec.loader.exec_module(loaded)
+    return loaded
+
+
+def test_scaling_prints_a_row_per_size(tmp_path):
+    out = tmp_path / "rows.json"
+    options = ["--seeds=1,2", "--envs=phys2d/Pendulum-v0", "--steps=40", "--capacity=2000", f"--out={out}"]
+    lines = script("benchmarks/scaling.py", *options, cwd=tmp_path).splitlines()
+    assert len(lines) == 3 and "compile s" in lines[0]
+    rows = json.loads(out.read_text())["rows"]
+    assert [row["seeds"] for row in rows] == [1, 2] and all(row["compile_seconds"] > 0 for row in rows)
+
+
+def test_replay_and_matmul_benchmarks(tmp_path):
+    options = ["--steps=5", "--loop-steps=5", "--capacities", "50", "100", "--repeats=1"]
+    result = json.loads(script("benchmarks/ours.py", "replay", *options, cwd=tmp_path))
+    assert {(row["capacity"], row["mode"]) for row in result["results"]} == {
+        (50, "scan"), (50, "calls"), (100, "scan"), (100, "calls")
+    }  # fmt: skip
+    assert json.loads(script("benchmarks/ours.py", "matmul", "--repeats=1", cwd=tmp_path))["gflops_per_second"] > 1
+
+
+def test_ratios_are_taken_within_rounds():
+    summary = module("benchmarks/throughput.py").summary({"ours": [200.0, 300.0, 600.0], "peer": [100.0, 200.0, 200.0]})
+    assert summary["ours_over_peer"] == {"peer": 2.0} and summary["steps_per_second"] == {"ours": 300.0, "peer": 200.0}
+
+
+def test_arithmetic_of_an_update():
+    gflops = module("benchmarks/ours.py").sac_update_gflops(17, 6)
+    assert 0.5 < gflops < 0.65  # 2 x 256 x about 1.15 million multiply-adds
+
+
+def test_peers_explain_themselves(tmp_path):
+    assert "sbx_sac" in script("benchmarks/peers.py", "--help", cwd=tmp_path)
+
+
+def test_evidence_writes_a_record_and_the_index(tmp_path, monkeypatch):
+    evidence = module("evidence.py")
+    settings = Settings(env="phys2d/Pendulum-v0", steps=40, seeds=2, eval_every=20, eval_episodes=1, progress=False)
+    config = {"hidden_sizes": (8,), "batch_size": 4, "learning_starts": 10}
+    monkeypatch.setattr(evidence, "RUNS", {"tiny": evidence.Evidence("sac", settings, -1e9, "mean", config)})
+    monkeypatch.setattr(evidence, "RESULTS", tmp_path)
+    (tmp_path / "README.md").write_text("above" + evidence._MARK + evidence._MARK + "below")
+    monkeypatch.setattr(sys, "argv", ["evidence.py", "tiny", f"--run-dir={tmp_path / 'run'}"])
+    assert evidence.main() == 0
+    document = json.loads((tmp_path / "tiny.json").read_text())
+    assert document["met"] and document["curve"]["step"] == [20, 40] and len(document["curve"]["return"]["1"]) == 2
+    page = (tmp_path / "README.md").read_text()
+    assert page.startswith("above") and page.endswith("below") and "`tiny`" in page
+    assert (tmp_path / "tiny.png").exists()
+
+
+@pytest.mark.parametrize("name", ["sac_pendulum", "sac_half_cheetah", "sac_discrete_cartpole"])
+def test_evidence_runs_name_agents_and_fields_that_exist(name):
+    evidence = module("evidence.py")
+    run = evidence.RUNS[name]
+    assert evidence.agents.load(run.agent).Config(**run.config) and sac.Config()
