@@ -203,7 +203,7 @@ class _Run:
         eval_every = settings.eval_every or max(1, settings.steps // 20)
         return {
             "eval_every": eval_every,
-            "report_every": min(eval_every, max(1_000 // settings.seeds, eval_every // 5)),
+            "report_every": min(eval_every, max(1_000 // settings.seeds, settings.steps // 500)),
         }
 
     def close(self) -> None:
