@@ -21,6 +21,7 @@ import agents
 from offpolicy_jax.errors import UserError
 from offpolicy_jax.training import Settings, compilation, train
 from offpolicy_jax.training.run_directory import RunDirectory
+from offpolicy_jax.training.train import check_settings
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -83,6 +84,7 @@ def parse(arguments: list[str]) -> tuple[str, Settings, Any, bool]:
     if unknown:
         raise UserError(_unknown(unknown[0], Config, Options))
     values = {f.name: getattr(options, f.name) for f in dataclasses.fields(Settings)}
+    check_settings(Settings(**values))  # before a directory is chosen: --resume has to name one
     if values["run_dir"] is None:
         stamp = time.strftime("%Y%m%d-%H%M%S")
         values["run_dir"] = f"runs/{name}-{options.env.replace('/', '-')}-{stamp}-{os.getpid()}"

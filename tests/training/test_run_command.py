@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -130,7 +131,10 @@ def test_seeds_over_forced_host_devices_give_the_same_numbers(env, tmp_path):
         run(*options, f"--run-dir={tmp_path}/{devices}", env=flags)
     tables = {}
     for devices in (1, 2, 4):
-        rows = (tmp_path / str(devices) / "evaluations.csv").read_text().splitlines()[1:]
-        tables[devices] = [[float(x) for x in row.split(",")] for row in rows]
-    assert tables[1] == pytest.approx(tables[2], rel=0.02, abs=2.0)
-    assert tables[1] == pytest.approx(tables[4], rel=0.02, abs=2.0)
+        rows = (tmp_path / str(devices) / "metrics.csv").read_text().splitlines()
+        column = rows[0].split(",").index("critic/q_mean")
+        tables[devices] = np.array([float(row.split(",")[column]) for row in rows[1:] if row.split(",")[column]])
+    assert len(tables[1]) >= 4
+    # The last bits differ: one device multiplies matrices of four seeds at once, four devices those of one each.
+    np.testing.assert_allclose(tables[2], tables[1], rtol=0.02, atol=0.02)
+    np.testing.assert_allclose(tables[4], tables[1], rtol=0.02, atol=0.02)

@@ -290,11 +290,11 @@ def test_full_disk_is_one_line_and_keeps_the_checkpoint(tmp_path, monkeypatch):
 
     original, calls = checkpoints.save, []
 
-    def save(*args):
+    def save(*args, **options):
         calls.append(args)
         if len(calls) == 2:
             raise OSError(28, "No space left on device")
-        return original(*args)
+        return original(*args, **options)
 
     monkeypatch.setattr(checkpoints, "save", save)
     with pytest.raises(UserError, match="No space left on device"):
