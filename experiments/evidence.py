@@ -16,7 +16,7 @@ import numpy as np
 
 import agents
 from offpolicy_jax.errors import UserError
-from offpolicy_jax.training import Settings, compilation, train
+from offpolicy_jax.training import Settings, compilation, seeds, train
 
 RESULTS = pathlib.Path(__file__).resolve().parent / "results"
 
@@ -58,6 +58,7 @@ RUNS = {
 def record(name: str, run_dir: pathlib.Path, progress: bool = True) -> dict[str, Any]:
     """Run (or finish) one of `RUNS` and return its record."""
     run = RUNS[name]
+    seeds.use_cores(run.settings.seeds)
     agent = agents.load(run.agent)
     settings = dataclasses.replace(run.settings, run_dir=str(run_dir), resume=True, progress=progress)
     result = train(agent, settings, agent.Config(**run.config))

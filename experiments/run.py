@@ -19,7 +19,7 @@ import tyro
 
 import agents
 from offpolicy_jax.errors import UserError
-from offpolicy_jax.training import Settings, compilation, train
+from offpolicy_jax.training import Settings, compilation, seeds, train
 from offpolicy_jax.training.run_directory import RunDirectory
 from offpolicy_jax.training.train import check_settings
 
@@ -29,6 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         name, settings, config, debug_nans = parse(sys.argv[1:] if arguments is None else arguments)
         compilation.enable_cache()
+        seeds.use_cores(settings.seeds)
         jax.config.update("jax_debug_nans", debug_nans)
         result = train(agents.load(name), settings, config)
     except UserError as error:

@@ -36,6 +36,7 @@ LEARNING_STARTS, WARMUP = 1_000, 500
 
 def train(args: argparse.Namespace) -> dict[str, Any]:
     """Environment steps per second of all seeds together, with an update after each."""
+    seed_axis.use_cores(args.seeds)
     agent = agents.load(args.agent)
     config = agent.Config(learning_starts=LEARNING_STARTS, replay_capacity=args.capacity)
     traced = jax.tree.map(np.float32, config)
