@@ -44,8 +44,12 @@ def main() -> None:
                 f"{row['peak_memory_mb']:10.0f}",
                 flush=True,
             )
+    seeds = ",".join(map(str, args.seeds))
+    command = (
+        f"python experiments/benchmarks/scaling.py --seeds={seeds} --steps={args.steps} --capacity={args.capacity}"
+    )
     if args.out:
-        args.out.write_text(json.dumps({"command": " ".join(sys.argv), "rows": rows}, indent=2) + "\n")
+        args.out.write_text(json.dumps({"command": command, "rows": rows}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

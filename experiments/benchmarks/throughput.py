@@ -88,7 +88,9 @@ def main() -> None:
     seeds = [1, 2] if args.quick else args.seeds
     ours, n = (sys.executable, "ours.py"), f"--steps={steps}"
     peers = (args.peers_python, "peers.py") if args.peers_python else None
-    record: dict[str, Any] = {"command": " ".join(sys.argv), "steps_per_process": steps}
+    command = f"python experiments/benchmarks/throughput.py --rounds={rounds} --steps={steps}"
+    command += " --peers-python=peers/bin/python" if peers else ""  # wherever theirs is
+    record: dict[str, Any] = {"command": command, "steps_per_process": steps}
 
     record["matmul_gflops"] = round(measure(*ours, "matmul")["gflops_per_second"], 1)
     print(f"matmul peak {record['matmul_gflops']} GFLOP/s\nHalfCheetah-v5, host, one seed")
