@@ -114,7 +114,8 @@ def check_memory(agent: Agent, settings: Settings, config: Any, spec: Environmen
     learner = jax.eval_shape(lambda c, k: start(agent, c, spec, k, settings.num_envs, False, False), one, keys)
     row = sum(x.dtype.itemsize * math.prod(x.shape[2:]) for x in jax.tree.leaves(learner.replay.storage))
     needed = sum(x.dtype.itemsize * math.prod(x.shape) for x in jax.tree.leaves(learner))
-    batches = config.gradient_steps if getattr(config, "gradient_steps", 0) > 0 else config.rollout_length
+    iteration = config.rollout_length * settings.num_envs
+    batches = config.gradient_steps if getattr(config, "gradient_steps", 0) > 0 else iteration
     needed = (needed + row * getattr(config, "batch_size", 0) * batches) * settings.seeds
     if needed > (available := _memory_bytes(settings.seeds)):
         raise UserError(
@@ -123,7 +124,7 @@ def check_memory(agent: Agent, settings: Settings, config: Any, spec: Environmen
         )
     if (copies := settings.seeds * max(settings.num_envs, settings.eval_episodes)) > _MOST_ENVIRONMENTS:
         raise UserError(f"{copies} environments at once are too many: lower --seeds, --num-envs or --eval-episodes")
-    if (iteration := config.rollout_length * settings.num_envs) > settings.steps:
+    if iteration > settings.steps:
         raise UserError(f"one update takes {iteration} steps of a seed: ask for more --steps, or fewer --num-envs")
 
 
@@ -203,7 +204,7 @@ class _Run:
         eval_every = settings.eval_every or max(1, settings.steps // 20)
         return {
             "eval_every": eval_every,
-            "report_every": min(eval_every, max(1_000 // settings.seeds, settings.steps // 500)),
+            "report_every": min(eval_every, max(1, 1_000 // settings.seeds, settings.steps // 500)),
         }
 
     def close(self) -> None:

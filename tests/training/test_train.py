@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import types
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -265,6 +266,15 @@ def test_torn_tables_are_mended(tmp_path):
         file.write("garbage\n160,0,1")
     train(sac, settings(run_dir=str(tmp_path / "b"), resume=True), SMALL)
     assert (tmp_path / "a/metrics.csv").read_bytes() == (tmp_path / "b/metrics.csv").read_bytes()
+
+
+@pytest.mark.parametrize(("seeds", "steps"), [(1, 1), (2_000, 100), (3, 10_000), (1, 1_000_000)])
+def test_schedule_has_no_empty_interval(seeds, steps):
+    from offpolicy_jax.training.train import _Run
+
+    run: Any = types.SimpleNamespace(settings=Settings(seeds=seeds, steps=steps))
+    schedule = _Run.make_schedule(run)
+    assert 1 <= schedule["report_every"] <= schedule["eval_every"] <= steps
 
 
 def test_hyper_parameters_are_checked():
