@@ -9,6 +9,8 @@ from offpolicy_jax.errors import UserError
 REGISTRY = {
     "sac": "agents.sac",
     "sac_discrete": "agents.sac_discrete",
+    "dsac_t": "agents.dsac_t",
+    "pmoe": "agents.pmoe",
 }
 
 

@@ -1,4 +1,4 @@
-"""Action distributions as small records: tanh-Gaussian, diagonal Gaussian, categorical.
+"""Action distributions as small records: Gaussian and tanh-Gaussian, their mixtures, categorical.
 
 Leading axes are batch axes; the last axis of the parameters is the action dimension (or the number of choices).
 Densities of the tanh-Gaussian are computed from the pre-tanh sample u, never from atanh(a), with the stable form
@@ -108,6 +108,62 @@ class Categorical:
         """KL(self || other) in nats, (...)."""
         log_probs = self.log_probs()
         return jnp.sum(jnp.exp(log_probs) * (log_probs - other.log_probs()), -1)
+
+
+@struct.dataclass
+class NormalMixture:
+    """sum_k w_k N(mean_k, diag(exp(log_std_k))^2) over vectors (..., A), with w = softmax(logits) over K experts."""
+
+    logits: jax.Array  # (..., K)
+    mean: jax.Array  # (..., K, A)
+    log_std: jax.Array  # (..., K, A)
+
+    @property
+    def gate(self) -> Categorical:
+        """The distribution over experts."""
+        return Categorical(self.logits)
+
+    @property
+    def experts(self) -> Normal:
+        """All experts, as a batch (..., K)."""
+        return Normal(self.mean, self.log_std)
+
+    def mode(self) -> jax.Array:
+        """The mean of the expert with the largest weight, (..., A)."""
+        return take_expert(self.mean, self.gate.mode())
+
+    def sample(self, key: jax.Array) -> jax.Array:
+        """A sample of a sampled expert, (..., A)."""
+        gate_key, expert_key = jax.random.split(key)
+        return take_expert(self.experts.sample(expert_key), self.gate.sample(gate_key))
+
+    def log_prob(self, value: jax.Array) -> jax.Array:
+        """Log-density of the mixture at (..., A): (...)."""
+        return jax.nn.logsumexp(self.gate.log_probs() + self.experts.log_prob(value[..., None, :]), -1)
+
+
+@struct.dataclass
+class TanhNormalMixture:
+    """a = tanh(u) with u from a `NormalMixture`: the same as a mixture of tanh-Gaussians."""
+
+    pre_tanh: NormalMixture
+
+    def mode(self) -> jax.Array:
+        """The greedy action of the expert with the largest weight, (..., A)."""
+        return jnp.tanh(self.pre_tanh.mode())
+
+    def sample(self, key: jax.Array) -> jax.Array:
+        """An action of a sampled expert, (..., A)."""
+        return jnp.tanh(self.pre_tanh.sample(key))
+
+    def log_prob_of_pre_tanh(self, u: jax.Array) -> jax.Array:
+        """Log-density of the action tanh(u), given the pre-tanh sample u (..., A): (...)."""
+        return self.pre_tanh.log_prob(u) - jnp.sum(log_one_minus_tanh_squared(u), -1)
+
+
+def take_expert(x: jax.Array, expert: jax.Array) -> jax.Array:
+    """The entry of one expert per element: x (..., K, A), expert int (...) -> (..., A)."""
+    return jnp.take_along_axis(x, expert[..., None, None], -2)[..., 0, :]
 
 
 def _normal_log_prob(noise: jax.Array, log_std: jax.Array) -> jax.Array:

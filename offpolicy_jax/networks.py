@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from offpolicy_jax.distributions import Categorical, TanhNormal
+from offpolicy_jax.distributions import Categorical, NormalMixture, TanhNormal, TanhNormalMixture
 from offpolicy_jax.transition import ArraySpec, PyTree
 
+Activation = Literal["relu", "gelu"]
 KernelInit = Literal["glorot_uniform", "lecun_uniform", "orthogonal"]
 Encoder = tuple[ArraySpec, ...]
 """How `flatten` reads an observation: the specs of its leaves, in tree order."""
@@ -55,6 +56,11 @@ def initializer(name: KernelInit, gain: float = 1.0) -> Callable[..., jax.Array]
     raise ValueError(f"unknown kernel_init {name!r}: use glorot_uniform, lecun_uniform or orthogonal")
 
 
+def activate(name: Activation, x: jax.Array) -> jax.Array:
+    """The hidden layers' nonlinearity, elementwise; gelu is the exact one (erf)."""
+    return nn.relu(x) if name == "relu" else nn.gelu(x, approximate=False)
+
+
 class StackedDense(nn.Module):
     """N independent dense layers as one batched product: (B, in) or (N, B, in) -> (N, B, features)."""
 
@@ -75,22 +81,25 @@ class StackedDense(nn.Module):
 
 
 class MLP(nn.Module):
-    """Dense layers with ReLU after each: (..., in) -> (..., hidden_sizes[-1])."""
+    """Dense layers with a nonlinearity after each: (..., in) -> (..., hidden_sizes[-1])."""
 
     hidden_sizes: tuple[int, ...]
     kernel_init: KernelInit = "glorot_uniform"
+    activation: Activation = "relu"
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         for size in self.hidden_sizes:
-            x = nn.relu(nn.Dense(size, kernel_init=initializer(self.kernel_init, np.sqrt(2.0)))(x))
+            x = nn.Dense(size, kernel_init=initializer(self.kernel_init, np.sqrt(2.0)))(x)
+            x = activate(self.activation, x)
         return x
 
 
 class Critics(nn.Module):
     """N state-action values Q_i(s, a): observation (B, ...), action (B, A) -> (N, B).
 
-    Without an action, N vectors of state values or action values: `outputs` > 0 gives (N, B, outputs).
+    `outputs` > 0 gives vectors (N, B, outputs): parameters of a distribution of returns, or, without an action, the
+    values of all discrete actions.
     """
 
     encoder: Encoder
@@ -98,6 +107,7 @@ class Critics(nn.Module):
     num: int = 2
     outputs: int = 0
     kernel_init: KernelInit = "glorot_uniform"
+    activation: Activation = "relu"
 
     @nn.compact
     def __call__(self, observation: PyTree, action: jax.Array | None = None) -> jax.Array:
@@ -105,7 +115,8 @@ class Critics(nn.Module):
         if action is not None:
             x = jnp.concatenate([x, action], axis=-1)
         for size in self.hidden_sizes:
-            x = nn.relu(StackedDense(self.num, size, initializer(self.kernel_init, np.sqrt(2.0)))(x))
+            x = StackedDense(self.num, size, initializer(self.kernel_init, np.sqrt(2.0)))(x)
+            x = activate(self.activation, x)
         x = StackedDense(self.num, max(1, self.outputs), initializer(self.kernel_init))(x)
         return x if self.outputs else x[..., 0]
 
@@ -119,13 +130,49 @@ class TanhNormalPolicy(nn.Module):
     log_std_min: float = -20.0
     log_std_max: float = 2.0
     kernel_init: KernelInit = "glorot_uniform"
+    activation: Activation = "relu"
 
     @nn.compact
     def __call__(self, observation: PyTree) -> TanhNormal:
-        x = MLP(self.hidden_sizes, self.kernel_init)(flatten(self.encoder, observation))
+        x = MLP(self.hidden_sizes, self.kernel_init, self.activation)(flatten(self.encoder, observation))
         x = nn.Dense(2 * self.action_size, kernel_init=initializer(self.kernel_init))(x)
         mean, log_std = jnp.split(x, 2, axis=-1)
         return TanhNormal(mean, jnp.clip(log_std, self.log_std_min, self.log_std_max))
+
+
+class MixturePolicy(nn.Module):
+    """pi(a|s) as a mixture of K tanh-Gaussian experts on one torso; the gate reads the observation by itself.
+
+    The gate's last layer starts at zero, so that all experts begin with the same weight. Without `gate_hidden_sizes`
+    it is linear.
+    """
+
+    encoder: Encoder
+    hidden_sizes: tuple[int, ...]
+    action_size: int
+    num_experts: int
+    gate_hidden_sizes: tuple[int, ...] = ()
+    log_std_min: float = -20.0
+    log_std_max: float = 2.0
+    kernel_init: KernelInit = "glorot_uniform"
+    activation: Activation = "relu"
+
+    @nn.compact
+    def __call__(self, observation: PyTree) -> TanhNormalMixture:
+        def init_each(key, shape, dtype=jnp.float32):
+            """Every expert's matrix as if it were alone."""
+            one = (shape[0], shape[1] // self.num_experts)
+            keys = jax.random.split(key, self.num_experts)
+            return jnp.concatenate([initializer(self.kernel_init)(k, one, dtype) for k in keys], axis=1)
+
+        observation = flatten(self.encoder, observation)
+        x = MLP(self.hidden_sizes, self.kernel_init, self.activation)(observation)
+        x = nn.Dense(self.num_experts * 2 * self.action_size, kernel_init=init_each)(x)
+        x = x.reshape(*x.shape[:-1], self.num_experts, 2 * self.action_size)
+        mean, log_std = jnp.split(x, 2, axis=-1)
+        gate = MLP(self.gate_hidden_sizes, self.kernel_init, self.activation, name="gate_torso")(observation)
+        logits = nn.Dense(self.num_experts, kernel_init=nn.initializers.zeros, name="gate")(gate)
+        return TanhNormalMixture(NormalMixture(logits, mean, jnp.clip(log_std, self.log_std_min, self.log_std_max)))
 
 
 class CategoricalPolicy(nn.Module):

@@ -57,7 +57,8 @@ def check(config: Any, num_seeds: int = 1) -> None:
         if isinstance(value, bool | str):
             continue
         if isinstance(value, tuple):
-            if not value or any(not isinstance(v, int) or not 1 <= v <= _LARGEST for v in value):
+            empty = not value and field.default != ()
+            if empty or any(not isinstance(v, int) or not 1 <= v <= _LARGEST for v in value):
                 raise UserError(f"{name} must be a list of positive sizes, not {value}")
         elif isinstance(field.default, int):
             lowest = _LOWEST.get(field.name, 1)
@@ -76,7 +77,14 @@ _LARGEST = 2**31 - 1  # steps and rows are int32 on the device
 _LOWEST = {"learning_starts": -1, "gradient_steps": -1}
 _RANGES = {
     "learning_rate": (0.0, 1.0),
+    "temperature_learning_rate": (0.0, 1.0),
     "discount": (0.0, 1.0),
     "tau": (0.0, 1.0),
+    "statistics_tau": (0.0, 1.0),
+    "clip_width": (0.0, math.inf),
+    "fixed_boundary": (0.0, math.inf),
+    "epsilon": (0.0, math.inf),
+    "scale_epsilon": (0.0, math.inf),
+    "gumbel_temperature": (1e-8, math.inf),
     "initial_temperature": (1e-8, 1e8),
 }

@@ -1,0 +1,269 @@
+"""PMOE on SAC (Ren et al. 2021, arXiv 2104.09122): equations in offpolicy_jax/losses/pmoe.py.
+
+Order of one gradient step, as in agents/sac.py: critics, policy (with the new critics), temperature, targets. With one
+expert every number is SAC's. The public code's departures are options: log_prob=component, standardize_rewards, and
+its gate loss is 1 / K of the paper's (gate_loss_scale). Greedy actions need a choice that it leaves to chance.
+"""
+
+from dataclasses import replace
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from offpolicy_jax import networks, parameters
+from offpolicy_jax.distributions import TanhNormalMixture, log_one_minus_tanh_squared, take_expert
+from offpolicy_jax.errors import UserError
+from offpolicy_jax.losses import pmoe as losses
+from offpolicy_jax.losses import sac as sac_losses
+from offpolicy_jax.networks import Critics, KernelInit, MixturePolicy, Params, function
+from offpolicy_jax.replay import Replay, scan_batches
+from offpolicy_jax.transition import EnvironmentSpec, PyTree, Transition, zeros
+
+
+@struct.dataclass
+class Config:
+    """Hyper-parameters of PMOE. Floats may be traced or carry a seed axis; the others fix shapes and programs."""
+
+    learning_rate: float = 3e-4
+    """Adam's step size for policy, critics and temperature."""
+    discount: float = 0.99
+    """Discount factor gamma."""
+    tau: float = 0.005
+    """Weight of the new parameters in the target critics' average (0.01 in the public code)."""
+    initial_temperature: float = 1.0
+    """Entropy temperature alpha at the start (and throughout, if it is not learned)."""
+    target_entropy_scale: float = 1.0
+    """Target entropy is minus this times the action dimension."""
+    reward_scale: float = 1.0
+    """Factor on rewards in the critics' targets."""
+    gate_loss_scale: float = 1.0
+    """Factor on the gate's loss."""
+    gumbel_temperature: float = 1.0
+    """Temperature of the relaxed choice under gate_gradient=gumbel."""
+    num_experts: int = struct.field(pytree_node=False, default=4)
+    """K, the experts of the mixture."""
+    gate_gradient: Literal["frequency", "score", "gumbel"] = struct.field(pytree_node=False, default="frequency")
+    """How the gate learns: the paper's frequency loss, or its baselines score function and Gumbel-softmax."""
+    train_experts: Literal["best", "all"] = struct.field(pytree_node=False, default="best")
+    """Which experts learn in a state: the chosen one (back-propagation-max), or all. Gumbel has the chosen one."""
+    log_prob: Literal["mixture", "component"] = struct.field(pytree_node=False, default="mixture")
+    """log pi in target, policy and temperature: the mixture's, or the chosen expert's own (public code)."""
+    greedy: Literal["gate", "critic"] = struct.field(pytree_node=False, default="gate")
+    """Whose mean is the greedy action: the expert with the largest weight, or with the largest min_i Q_i."""
+    standardize_rewards: bool = struct.field(pytree_node=False, default=False)
+    """Rewards of a batch as 10 (r - mean) / std (public code): it removes the bonus for staying alive."""
+    learn_temperature: bool = struct.field(pytree_node=False, default=True)
+    """Adapt alpha to the target entropy."""
+    hidden_sizes: tuple[int, ...] = struct.field(pytree_node=False, default=(256, 256))
+    """Units of the hidden layers of the experts' common torso and of the critics."""
+    gate_hidden_sizes: tuple[int, ...] = struct.field(pytree_node=False, default=())
+    """Units of the gate's hidden layers; none: linear in the observation, as in the public code."""
+    num_critics: int = struct.field(pytree_node=False, default=2)
+    """Size of the ensemble that the minimum is taken over."""
+    kernel_init: KernelInit = struct.field(pytree_node=False, default="glorot_uniform")
+    """Initial weights; orthogonal has gain sqrt(2) in hidden layers."""
+    batch_size: int = struct.field(pytree_node=False, default=256)
+    """Transitions per gradient step."""
+    replay_capacity: int = struct.field(pytree_node=False, default=1_000_000)
+    """Transitions that the replay holds, per seed."""
+    learning_starts: int = struct.field(pytree_node=False, default=-1)
+    """Uniformly random steps before learning; -1: ten episodes of the environment's time limit."""
+    rollout_length: int = struct.field(pytree_node=False, default=1)
+    """Steps of each parallel environment between updates."""
+    gradient_steps: int = struct.field(pytree_node=False, default=-1)
+    """Gradient steps per update; -1: as many as environment steps since the last update."""
+
+
+@struct.dataclass
+class State:
+    """Everything that learning changes, and the (static) networks it belongs to."""
+
+    actor: Params
+    critics: Params
+    target_critics: Params
+    log_alpha: jax.Array
+    actor_optimizer: optax.OptState
+    critic_optimizer: optax.OptState
+    temperature_optimizer: optax.OptState
+    policy_network: MixturePolicy = struct.field(pytree_node=False)
+    critic_network: Critics = struct.field(pytree_node=False)
+
+
+def gradient_step(
+    config: Config, state: State, batch: Transition, key: jax.Array
+) -> tuple[State, dict[str, jax.Array]]:
+    """One step of every part on one batch (B, ...)."""
+    next_key, actor_key = jax.random.split(key)
+    pi, q = function(state.policy_network), function(state.critic_network)
+    alpha = jnp.exp(state.log_alpha)
+
+    next_policy = pi(state.actor, batch.next_observation)
+    u, own = next_policy.pre_tanh.experts.sample_and_log_prob(next_key)  # (B, K, A), (B, K)
+    expert = next_policy.pre_tanh.gate.sample(jax.random.fold_in(next_key, 1))[:, None]
+    next_u, next_log_prob = _of_experts(config, next_policy, u, own, expert)
+    next_log_prob = next_log_prob[:, 0]
+    next_q = q(state.target_critics, batch.next_observation, jnp.tanh(next_u[:, 0]))
+
+    def critic_loss(critics):
+        values = q(critics, batch.observation, batch.action)
+        reward = config.reward_scale * batch.reward
+        if config.standardize_rewards:
+            reward = 10.0 * (reward - jnp.mean(reward)) / (jnp.std(reward) + 1e-6)
+        loss = sac_losses.critic_loss(values, reward, batch.terminated, next_q, next_log_prob, alpha, config.discount)
+        return loss, jnp.mean(values)
+
+    def q_of_each(u):
+        """Q_i of M actions per state: (B, M, A) -> (N, B, M)."""
+        observation = jax.tree.map(lambda x: jnp.repeat(x, u.shape[1], axis=0), batch.observation)
+        return q(critics, observation, jnp.tanh(u).reshape(-1, u.shape[-1])).reshape(-1, *u.shape[:2])
+
+    def actor_loss(actor):
+        policy = pi(actor, batch.observation)
+        mixture, gate_key = policy.pre_tanh, jax.random.fold_in(actor_key, 1)
+        u, own = mixture.experts.sample_and_log_prob(actor_key)  # (B, K, A), (B, K)
+        if config.gate_gradient == "gumbel":
+            choice = losses.straight_through(mixture.logits, gate_key, config.gumbel_temperature)
+            u = jnp.sum(choice[..., None] * u, axis=1, keepdims=True)
+            log_prob = jnp.sum(choice * own, axis=1, keepdims=True)
+            if config.log_prob == "mixture":
+                log_prob = mixture.log_prob(u[:, 0])[:, None]
+            log_prob = log_prob - _log_jacobian(u)
+            loss = losses.expert_loss(log_prob, q_of_each(u), alpha)
+            return loss, (log_prob[:, 0], mixture.logits, jnp.zeros(()))
+
+        values = q_of_each(jax.lax.stop_gradient(u))  # the winner is chosen first, so that only it is differentiated
+        everyone = jnp.broadcast_to(jnp.arange(config.num_experts), own.shape)
+        if config.gate_gradient == "frequency":
+            expert = losses.best_expert(values)
+            gate_loss = losses.frequency_loss(mixture.logits, expert)
+        else:
+            expert = mixture.gate.sample(gate_key)
+            _, each = _of_experts(config, policy, u, own, everyone)
+            gate_loss = losses.score_loss(mixture.logits, expert, jnp.min(values, axis=0) - alpha * each)
+        trained = everyone if config.train_experts == "all" else expert[:, None]
+        u, log_prob = _of_experts(config, policy, u, own, trained)
+        loss = losses.expert_loss(log_prob, q_of_each(u), alpha)
+        if config.train_experts == "all":  # as if the gate had chosen
+            log_prob = jnp.sum(jax.nn.softmax(mixture.logits) * log_prob, axis=1, keepdims=True)
+        return loss + config.gate_loss_scale * gate_loss, (log_prob[:, 0], mixture.logits, gate_loss)
+
+    def temperature_loss(log_alpha):
+        target_entropy = -config.target_entropy_scale * state.policy_network.action_size
+        return sac_losses.temperature_loss(log_alpha, log_prob, target_entropy)
+
+    def descend(gradients, optimizer, params):
+        return parameters.adam_step(gradients, optimizer, params, config.learning_rate)
+
+    (critic_value, q_mean), gradients = jax.value_and_grad(critic_loss, has_aux=True)(state.critics)
+    critics, critic_optimizer = descend(gradients, state.critic_optimizer, state.critics)
+
+    (actor_value, auxiliary), gradients = jax.value_and_grad(actor_loss, has_aux=True)(state.actor)
+    log_prob, logits, gate_value = auxiliary
+    actor, actor_optimizer = descend(gradients, state.actor_optimizer, state.actor)
+
+    log_alpha, temperature_optimizer = state.log_alpha, state.temperature_optimizer
+    if config.learn_temperature:
+        gradient = jax.grad(temperature_loss)(log_alpha)
+        log_alpha, temperature_optimizer = descend(gradient, temperature_optimizer, log_alpha)
+
+    state = replace(
+        state,
+        actor=actor,
+        critics=critics,
+        target_critics=parameters.polyak(state.target_critics, critics, config.tau),
+        log_alpha=log_alpha,
+        actor_optimizer=actor_optimizer,
+        critic_optimizer=critic_optimizer,
+        temperature_optimizer=temperature_optimizer,
+    )
+    weights = jax.nn.softmax(logits)
+    metrics = {
+        "critic/loss": critic_value,
+        "critic/q_mean": q_mean,
+        "actor/loss": actor_value,
+        "actor/entropy": -jnp.mean(log_prob),
+        "temperature/alpha": alpha,
+        "gate/loss": gate_value,
+        "gate/entropy": -jnp.mean(jnp.sum(weights * jax.nn.log_softmax(logits), axis=-1)),
+        "gate/largest_mean_weight": jnp.max(jnp.mean(weights, axis=0)),  # 1: one expert does everything
+    }
+    return state, metrics
+
+
+def _of_experts(
+    config: Config, policy: TanhNormalMixture, u: jax.Array, own: jax.Array, expert: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Pre-tanh samples (B, M, A) and log pi (B, M) of the `expert`s (B, M), from those of all, (B, K, A) and (B, K)."""
+    u, own = jnp.take_along_axis(u, expert[..., None], axis=1), jnp.take_along_axis(own, expert, axis=1)
+    mixture = policy.pre_tanh
+    if config.log_prob == "mixture":
+        own = losses.log_prob_of_expert_actions(mixture.logits, mixture.experts, u, own, expert)
+    return u, own - _log_jacobian(u)
+
+
+def _log_jacobian(u: jax.Array) -> jax.Array:
+    return jnp.sum(log_one_minus_tanh_squared(u), axis=-1)
+
+
+def update(
+    config: Config, state: State, replay: Replay, step: jax.Array, key: jax.Array
+) -> tuple[State, dict[str, jax.Array]]:
+    """Gradient steps on fresh batches, one per environment step unless `gradient_steps` says otherwise."""
+    num_steps = config.gradient_steps if config.gradient_steps > 0 else config.rollout_length * replay.num_envs
+    step_once = lambda state, batch, key: gradient_step(config, state, batch, key)  # noqa: E731
+    return scan_batches(step_once, state, replay, key, num_steps, config.batch_size)
+
+
+def init(config: Config, spec: EnvironmentSpec, key: jax.Array) -> State:
+    """Parameters and optimisers for an environment with continuous actions. Raises UserError for discrete ones."""
+    if spec.discrete:
+        raise UserError(f"pmoe needs continuous actions and {spec.id} has discrete ones: use --agent=sac_discrete")
+    shape = {"encoder": networks.encoder(spec.observation), "hidden_sizes": config.hidden_sizes}
+    policy_network = MixturePolicy(
+        action_size=spec.action_size,
+        num_experts=config.num_experts,
+        gate_hidden_sizes=config.gate_hidden_sizes,
+        kernel_init=config.kernel_init,
+        **shape,
+    )
+    critic_network = Critics(num=config.num_critics, kernel_init=config.kernel_init, **shape)
+    actor_key, critic_key = jax.random.split(key)
+    observation = zeros(spec.observation, (1,))
+    actor = policy_network.init(actor_key, observation)
+    critics = critic_network.init(critic_key, observation, zeros(spec.action, (1,)))
+    log_alpha = jnp.log(jnp.asarray(config.initial_temperature, jnp.float32))
+    return State(
+        actor=actor,
+        critics=critics,
+        target_critics=parameters.copy(critics),
+        log_alpha=log_alpha,
+        actor_optimizer=parameters.adam_init(actor),
+        critic_optimizer=parameters.adam_init(critics),
+        temperature_optimizer=parameters.adam_init(log_alpha),
+        policy_network=policy_network,
+        critic_network=critic_network,
+    )
+
+
+def act(
+    config: Config, state: State, observation: PyTree, step: jax.Array, key: jax.Array
+) -> tuple[jax.Array, dict[str, Any]]:
+    """An action (E, A) of a sampled expert, or a uniformly random one during the warm-up."""
+    sample_key, random_key = jax.random.split(key)
+    action = function(state.policy_network)(state.actor, observation).sample(sample_key)
+    random = jax.random.uniform(random_key, action.shape, action.dtype, -1.0, 1.0)
+    return jnp.where(step < config.learning_starts, random, action), {}
+
+
+def policy(config: Config, state: State, observation: PyTree) -> jax.Array:
+    """The greedy action tanh(mean) of one expert, (E, A): see `Config.greedy`."""
+    mixture = function(state.policy_network)(state.actor, observation)
+    if config.greedy == "gate":
+        return mixture.mode()
+    means = jnp.tanh(mixture.pre_tanh.mean)  # (E, K, A)
+    repeated = jax.tree.map(lambda x: jnp.repeat(x, config.num_experts, axis=0), observation)
+    q = function(state.critic_network)(state.critics, repeated, means.reshape(-1, means.shape[-1]))
+    return take_expert(means, losses.best_expert(q.reshape(-1, *means.shape[:2])))

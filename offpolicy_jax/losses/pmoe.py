@@ -1,0 +1,84 @@
+"""PMOE: Ren et al. 2021, "Probabilistic Mixture-of-Experts for Efficient Deep Reinforcement Learning", 2104.09122.
+
+    policy          pi(a|s) = sum_k w_k(s) pi_k(a|s),     w = softmax(gate(s)),  k = 1 .. K experts
+    best expert     j = argmax_k min_i Q_i(s, a_k),       a_k ~ pi_k(.|s), one reparameterised action per expert
+    gate            L_frep = E_s || onehot(j) - w(s) ||^2                         (frequency loss; j held fixed)
+    experts, best   L = E_s[ alpha log pi(a_j|s) - min_i Q_i(s, a_j) ]            (back-propagation-max)
+    experts, all    L = E_s sum_k [ alpha log pi(a_k|s) - min_i Q_i(s, a_k) ]     (back-propagation-all)
+    target          SAC's, with a' of an expert k' ~ w(s')
+
+The gate learns from L_frep alone: its fixed point is w_k(s) = P(expert k is the best | s). The baselines of the paper
+for it are a score-function gradient (`score_loss`) and straight-through Gumbel-softmax (`straight_through`).
+
+log pi is that of the mixture, so that the temperature weighs the policy's true entropy; the public code takes the
+chosen expert's own density, which misses up to log K of it. Under the gradient, weights and other experts' densities
+are held fixed in log pi: what this leaves out is their score, whose mean over actions of the mixture is zero.
+"""
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from offpolicy_jax.distributions import Normal
+
+
+def best_expert(q: jax.Array) -> jax.Array:
+    """j (B,): the expert whose action has the largest min_i Q_i; the first of equals. q (N, B, K)."""
+    chex.assert_rank(q, 3)
+    return jnp.argmax(jnp.min(q, axis=0), axis=-1)
+
+
+def frequency_loss(logits: jax.Array, best: jax.Array) -> jax.Array:
+    """L_frep, the gate's Brier score, from gate logits (B, K) and best experts j (B,). The public code divides by K."""
+    chex.assert_rank([logits, best], [2, 1])
+    chex.assert_axis_dimension(logits, 0, best.shape[0])
+    indicator = jax.nn.one_hot(best, logits.shape[1])
+    return jnp.mean(jnp.sum(jnp.square(indicator - jax.nn.softmax(logits)), axis=-1))
+
+
+def score_loss(logits: jax.Array, expert: jax.Array, value: jax.Array) -> jax.Array:
+    """Score-function gradient of E_{k ~ w}[value_k], for gate logits (B, K), sampled experts (B,), values (B, K).
+
+    The baseline is the values' mean under w. Values are held fixed.
+    """
+    chex.assert_rank([logits, expert, value], [2, 1, 2])
+    chex.assert_equal_shape([logits, value])
+    chex.assert_axis_dimension(logits, 0, expert.shape[0])
+    baseline = jnp.sum(jax.nn.softmax(logits) * value, axis=-1, keepdims=True)
+    advantage = jax.lax.stop_gradient(value - baseline)
+    log_weights = jax.nn.log_softmax(logits)
+    return -jnp.mean(jnp.sum(jax.nn.one_hot(expert, logits.shape[1]) * log_weights * advantage, axis=-1))
+
+
+def straight_through(logits: jax.Array, key: jax.Array, temperature: jax.Array | float) -> jax.Array:
+    """Gumbel-softmax choice (B, K): one-hot in the forward pass, with the gradient of the relaxed sample."""
+    chex.assert_rank(logits, 2)
+    soft = jax.nn.softmax((logits + jax.random.gumbel(key, logits.shape)) / temperature)
+    hard = jax.nn.one_hot(jnp.argmax(soft, axis=-1), logits.shape[1])
+    return hard + soft - jax.lax.stop_gradient(soft)
+
+
+def log_prob_of_expert_actions(
+    logits: jax.Array, experts: Normal, u: jax.Array, own: jax.Array, expert: jax.Array
+) -> jax.Array:
+    """log sum_k w_k N(u; expert k), (B, M), of M pre-tanh samples per state, u (B, M, A), drawn from `expert` (B, M).
+
+    `own` (B, M) are their log-densities under the expert that they come from, and carry its gradient; weights and other
+    experts are held fixed. logits (B, K), experts (B, K, A).
+    """
+    chex.assert_rank([logits, experts.mean, u, own, expert], [2, 3, 3, 2, 2])
+    chex.assert_equal_shape([own, expert])
+    chex.assert_shape(u, (logits.shape[0], own.shape[1], experts.mean.shape[-1]))
+    chex.assert_shape(experts.mean, (*logits.shape, u.shape[-1]))
+    fixed = jax.tree.map(lambda x: jax.lax.stop_gradient(x)[:, None], experts)  # (B, 1, K, A)
+    each = fixed.log_prob(u[:, :, None])  # (B, M, K)
+    each = jnp.where(jax.nn.one_hot(expert, logits.shape[1], dtype=bool), own[..., None], each)
+    return jax.nn.logsumexp(jax.lax.stop_gradient(jax.nn.log_softmax(logits))[:, None] + each, axis=-1)
+
+
+def expert_loss(log_prob: jax.Array, q: jax.Array, alpha: jax.Array) -> jax.Array:
+    """mean_B sum_M [alpha log pi - min_i Q_i]: log_prob (B, M), q (N, B, M), alpha () held fixed. M = 1 is "best"."""
+    chex.assert_rank([log_prob, q, alpha], [2, 3, 0])
+    chex.assert_shape(q, (q.shape[0], *log_prob.shape))
+    value = jnp.min(q, axis=0) - jax.lax.stop_gradient(alpha) * log_prob
+    return -jnp.mean(jnp.sum(value, axis=-1))
