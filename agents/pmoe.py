@@ -100,12 +100,8 @@ def gradient_step(
     pi, q = function(state.policy_network), function(state.critic_network)
     alpha = jnp.exp(state.log_alpha)
 
-    next_policy = pi(state.actor, batch.next_observation)
-    u, own = next_policy.pre_tanh.experts.sample_and_log_prob(next_key)  # (B, K, A), (B, K)
-    expert = next_policy.pre_tanh.gate.sample(jax.random.fold_in(next_key, 1))[:, None]
-    next_u, next_log_prob = _of_experts(config, next_policy, u, own, expert)
-    next_log_prob = next_log_prob[:, 0]
-    next_q = q(state.target_critics, batch.next_observation, jnp.tanh(next_u[:, 0]))
+    next_action, next_log_prob = _sample(config, pi(state.actor, batch.next_observation), next_key)
+    next_q = q(state.target_critics, batch.next_observation, next_action)
 
     def critic_loss(critics):
         values = q(critics, batch.observation, batch.action)
@@ -193,6 +189,14 @@ def gradient_step(
     return state, metrics
 
 
+def _sample(config: Config, policy: TanhNormalMixture, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """An action (B, A) of a sampled expert, and its log pi (B,)."""
+    u, own = policy.pre_tanh.experts.sample_and_log_prob(key)  # (B, K, A), (B, K)
+    expert = policy.pre_tanh.gate.sample(jax.random.fold_in(key, 1))[:, None]
+    u, log_prob = _of_experts(config, policy, u, own, expert)
+    return jnp.tanh(u[:, 0]), log_prob[:, 0]
+
+
 def _of_experts(
     config: Config, policy: TanhNormalMixture, u: jax.Array, own: jax.Array, expert: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
@@ -267,3 +271,12 @@ def policy(config: Config, state: State, observation: PyTree) -> jax.Array:
     repeated = jax.tree.map(lambda x: jnp.repeat(x, config.num_experts, axis=0), observation)
     q = function(state.critic_network)(state.critics, repeated, means.reshape(-1, means.shape[-1]))
     return take_expert(means, losses.best_expert(q.reshape(-1, *means.shape[:2])))
+
+
+def predict(
+    config: Config, state: State, observation: PyTree, key: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """For the value bias: a sampled action (E, A), min_i Q_i of it (E,), and -alpha log pi of it (E,)."""
+    action, log_prob = _sample(config, function(state.policy_network)(state.actor, observation), key)
+    q = function(state.critic_network)(state.critics, observation, action)
+    return action, jnp.min(q, axis=0), -jnp.exp(state.log_alpha) * log_prob

@@ -179,3 +179,12 @@ def act(
 def policy(config: Config, state: State, observation: PyTree) -> jax.Array:
     """The greedy action tanh(mean), (E, A)."""
     return function(state.policy_network)(state.actor, observation).mode()
+
+
+def predict(
+    config: Config, state: State, observation: PyTree, key: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """For the value bias: a sampled action (E, A), min_i Q_i of it (E,), and -alpha log pi of it (E,)."""
+    action, log_prob = function(state.policy_network)(state.actor, observation).sample_and_log_prob(key)
+    q = function(state.critic_network)(state.critics, observation, action)
+    return action, jnp.min(q, axis=0), -jnp.exp(state.log_alpha) * log_prob

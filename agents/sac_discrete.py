@@ -178,3 +178,14 @@ def act(
 def policy(config: Config, state: State, observation: PyTree) -> jax.Array:
     """The likeliest action, (E,)."""
     return function(state.policy_network)(state.actor, observation).mode()
+
+
+def predict(
+    config: Config, state: State, observation: PyTree, key: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """For the value bias: a sampled action (E,), min_i Q_i of it (E,), and -alpha log pi of it (E,)."""
+    choice = function(state.policy_network)(state.actor, observation)
+    action = choice.sample(key)
+    q = jnp.min(function(state.critic_network)(state.critics, observation), axis=0)
+    value = jnp.take_along_axis(q, action[:, None], axis=1)[:, 0]
+    return action, value, -jnp.exp(state.log_alpha) * choice.log_prob(action)

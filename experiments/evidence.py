@@ -30,15 +30,14 @@ class Evidence:
     bar: float
     statistic: str  # of the final return over seeds: "mean" or "iqm"
     config: dict[str, Any] = dataclasses.field(default_factory=dict)
+    preset: str | None = None
 
 
+PENDULUM = Settings(env="phys2d/Pendulum-v0", steps=10_000, seeds=5, eval_every=500, eval_episodes=100)
+CHEETAH = Settings(env="HalfCheetah-v5", steps=100_000, seeds=3, eval_every=10_000, value_bias=True)
 RUNS = {
-    "sac_pendulum": Evidence(
-        "sac", Settings(env="phys2d/Pendulum-v0", steps=10_000, seeds=5, eval_every=500, eval_episodes=100), -200, "iqm"
-    ),
-    "sac_half_cheetah": Evidence(
-        "sac", Settings(env="HalfCheetah-v5", steps=100_000, seeds=3, eval_every=10_000), 4_000, "mean"
-    ),
+    "sac_pendulum": Evidence("sac", PENDULUM, -200, "iqm"),
+    "sac_half_cheetah": Evidence("sac", CHEETAH, 4_000, "mean"),
     "sac_cartpole_swingup": Evidence(
         "sac", Settings(env="dm_control/cartpole-swingup-v0", steps=100_000, seeds=2, eval_every=10_000), 750, "mean"
     ),
@@ -52,6 +51,10 @@ RUNS = {
         "iqm",
         {"learning_rate": 1e-3, "tau": 0.05, "target_entropy_scale": 0.5, "hidden_sizes": (64, 64), "batch_size": 128},
     ),
+    "dsac_t_pendulum": Evidence("dsac_t", PENDULUM, -200, "iqm", preset="quick"),
+    "dsac_t_half_cheetah": Evidence("dsac_t", CHEETAH, 3_000, "mean"),
+    "pmoe_pendulum": Evidence("pmoe", PENDULUM, -200, "iqm"),
+    "pmoe_half_cheetah": Evidence("pmoe", CHEETAH, 3_500, "mean"),
 }
 
 
@@ -61,21 +64,27 @@ def record(name: str, run_dir: pathlib.Path, progress: bool = True) -> dict[str,
     seeds.use_cores(run.settings.seeds)
     agent = agents.load(run.agent)
     settings = dataclasses.replace(run.settings, run_dir=str(run_dir), resume=True, progress=progress)
-    result = train(agent, settings, agent.Config(**run.config))
+    base = agent.PRESETS[run.preset] if run.preset else agent.Config()
+    result = train(agent, settings, dataclasses.replace(base, **run.config))
     if result.interrupted:
         raise UserError(f"interrupted: the same command goes on from the checkpoint in {run_dir}")
     value, steps, table = result.summary[run.statistic], np.unique(result.table["step"]), result.table
-    returns = {
-        str(seed): [round(float(x), 2) for x in table["return"][table["seed"] == seed]]
-        for seed in np.unique(table["seed"])
-    }
+
+    def by_seed(column):
+        return {
+            str(s): [round(float(x), 2) for x in table[column][table["seed"] == s]] for s in np.unique(table["seed"])
+        }
+
     return {
         "command": f"python experiments/evidence.py {name}",
         "bar": f"{run.statistic} over seeds of the final greedy return >= {run.bar:g}",
         "value": value,
         "met": value is not None and value >= run.bar,
         **result.summary,
-        "curve": {"step": steps.tolist(), "return": returns},
+        "curve": {
+            "step": steps.tolist(),
+            **{name: by_seed(name) for name in ("return", "value_bias", "value") if name in table},
+        },
         **{key: json.loads((run_dir / "config.json").read_text())[key] for key in ("settings", "resolved_config")},
     }
 

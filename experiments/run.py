@@ -63,18 +63,28 @@ def parse(arguments: list[str]) -> tuple[str, Settings, Any, bool]:
         raise UserError(f"--agent is missing: use one of {', '.join(agents.REGISTRY)}")
     Config = agents.load(name).Config
     settings, base = Settings(), Config()
+    preset = _value(arguments, "--preset")
+    if preset is not None:
+        presets = getattr(agents.load(name), "PRESETS", {})
+        if preset not in presets:
+            known = f"use {' or '.join(presets)}" if presets else "it has none"
+            raise UserError(f"{name} has no preset {preset!r}: {known}")
+        base = presets[preset]
     for known, name_ in ((settings, "settings"), (base, "config")):
         for key, value in _typed(previous.get(name_, {})).items():
             if type(value) is not type(getattr(known, key, value)):
                 raise UserError(f"config.json of the run to resume has {key}={value!r}: choose another --run-dir")
     with contextlib.suppress(TypeError):  # a config of another version: train() names the difference
         settings = dataclasses.replace(settings, **_typed(previous.get("settings", {})))
-        base = dataclasses.replace(base, **_typed(previous.get("config", {})))
+        if preset is None:
+            base = dataclasses.replace(base, **_typed(previous.get("config", {})))
 
     @dataclasses.dataclass(frozen=True)
     class Options(Settings):
         agent: str = name
         """Which agent learns."""
+        preset: str | None = None
+        """Start from another set of hyper-parameters of the agent than its defaults (PRESETS in its file)."""
         debug_nans: bool = False
         """Stop at the operation that first makes a NaN (slow)."""
         config: Config = base  # type: ignore[valid-type]

@@ -54,6 +54,24 @@ def stratified_bootstrap_interval(
     return float(low), float(high)
 
 
+def difference_interval(
+    a: ArrayLike, b: ArrayLike, confidence: float = 0.95, resamples: int = 10_000, seed: int = 0
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of mean(a) - mean(b) for scores of two groups of seeds, as (low, high).
+
+    a (n,) and b (m,) are resampled apart: they share no randomness after their first step, whatever their seeds. With
+    one seed in either, the interval is (nan, nan). Raises ValueError for NaN or infinite scores.
+    """
+    a, b = _finite(a), _finite(b)
+    if min(a.size, b.size) < 2:
+        return float("nan"), float("nan")
+    random = np.random.default_rng(seed)
+    means = [np.mean(x[random.integers(x.size, size=(resamples, x.size))], axis=1) for x in (a, b)]
+    tail = (1.0 - confidence) / 2.0
+    low, high = np.quantile(means[0] - means[1], [tail, 1.0 - tail])
+    return float(low), float(high)
+
+
 def _finite(scores: ArrayLike) -> np.ndarray:
     """Scores as float64. A seed that diverged is a result: only the caller knows which score it deserves."""
     scores = np.atleast_1d(np.asarray(scores, np.float64))

@@ -39,6 +39,11 @@ class Agent(Protocol):
         """Learn, every `config.rollout_length` steps of each environment; `step` counts all of a seed's steps."""
         ...
 
+    # An agent whose values can be held against returns has one function more (`Settings.value_bias`):
+    #   predict(config, state, observation, key) -> action, value, bonus      leaves (E, ...), (E,), (E,)
+    # a sampled action, the soft return that the agent expects of it (in units of scaled reward), and what the entropy
+    # of the policy adds to the value of that state, -alpha log pi(action).
+
 
 def resolve(config: C, spec: EnvironmentSpec, steps: int) -> C:
     """The config with what depends on the run filled in: the warm-up (-1) and a ring no larger than the run."""

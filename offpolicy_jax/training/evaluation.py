@@ -1,4 +1,7 @@
-"""Evaluation: greedy actions in separate environments from fixed seeds, the same ones at every evaluation."""
+"""Evaluation in separate environments from fixed seeds, the same ones at every evaluation.
+
+Returns are those of greedy actions. The value bias is that of sampled ones: it is what the critics predict.
+"""
 
 import functools
 from typing import Any
@@ -7,8 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from offpolicy_jax.diagnostics import value_bias
 from offpolicy_jax.environments.protocols import HostEnvironment, InGraphEnvironment
-from offpolicy_jax.normalization import normalize_observation
+from offpolicy_jax.normalization import normalize_observation, normalize_reward
 from offpolicy_jax.training import seeds as seed_axis
 from offpolicy_jax.training.agent import Agent
 from offpolicy_jax.training.learner import Learner
@@ -72,6 +76,72 @@ def host(agent: Agent, environment: HostEnvironment, config: Any, num_seeds: int
         return returns, lengths
 
     return run
+
+
+def value_bias_in_graph(
+    agent: Any, environment: InGraphEnvironment, config: Any, num_seeds: int, episodes: int, mesh: Any
+):
+    """A function learner -> (bias, mean prediction), NumPy (S,), in units of reward: see `diagnostics.value_bias`."""
+
+    def rollout(config, state, normalizer):
+        def step(carry, key):
+            env_state, observation = carry
+            action, value, bonus = agent.predict(config, state, normalize_observation(normalizer, observation), key)
+            env_state, out = jax.vmap(environment.step)(env_state, action)
+            ended = out.terminated | out.truncated
+            reward = normalize_reward(normalizer, out.reward)
+            return (env_state, out.observation), (value, reward, bonus, out.terminated, ended)
+
+        begun = jax.vmap(environment.reset)(jax.random.split(jax.random.key(_SEED), episodes))
+        return jax.lax.scan(step, begun, jax.random.split(jax.random.key(_SEED), _limit(environment)))[1]
+
+    axes = seed_axis.config_axes(config)
+    compiled = jax.jit(seed_axis.over_seeds(rollout, (axes, 0, 0), 0, num_seeds, mesh))
+
+    def run(learner: Learner) -> tuple[np.ndarray, np.ndarray]:
+        taken = jax.tree.map(np.asarray, compiled(config, learner.agent, learner.replay.normalizer))
+        return _bias(config, *(np.moveaxis(x, 1, 0) for x in taken))  # (S, T, E) -> (T, S, E)
+
+    return run
+
+
+def value_bias_host(agent: Any, environment: HostEnvironment, config: Any, num_seeds: int, episodes: int, mesh: Any):
+    """The same for a vector environment of S x episodes on the host."""
+
+    def predict(config, state, normalizer, observation, key):
+        return agent.predict(config, state, normalize_observation(normalizer, observation), key)
+
+    axes = seed_axis.config_axes(config)
+    compiled = jax.jit(seed_axis.over_seeds(predict, (axes, 0, 0, 0, None), 0, num_seeds, mesh))
+    scale = jax.jit(seed_axis.over_seeds(normalize_reward, (0, 0), 0, num_seeds, mesh))
+    shape = (num_seeds, episodes)
+    split = functools.partial(jax.tree.map, lambda x: x.reshape(*shape, *x.shape[1:]))
+
+    def run(learner: Learner) -> tuple[np.ndarray, np.ndarray]:
+        normalizer, taken = learner.replay.normalizer, []
+        observation = split(environment.reset(np.tile(_SEED + np.arange(episodes), num_seeds)))
+        alive, keys = np.ones(shape, bool), jax.random.split(jax.random.key(_SEED), _limit(environment))
+        for key in keys:
+            action, value, bonus = map(np.asarray, compiled(config, learner.agent, normalizer, observation, key))
+            observation, _, reward, terminated, truncated = map(
+                split, environment.step(action.reshape(-1, *action.shape[2:]))
+            )
+            reward = np.asarray(scale(normalizer, reward))
+            taken.append((value, reward, bonus, terminated, terminated | truncated))
+            alive = alive & ~taken[-1][-1]
+            if not alive.any():
+                break
+        return _bias(config, *(np.stack(x) for x in zip(*taken, strict=True)))
+
+    return run
+
+
+def _bias(config: Any, value, reward, bonus, terminated, ended) -> tuple[np.ndarray, np.ndarray]:
+    """The diagnostic of the first episodes in (T, S, E), in units of reward before `reward_scale`."""
+    length = np.where(ended.any(axis=0), ended.argmax(axis=0) + 1, len(ended))
+    scale = np.asarray(getattr(config, "reward_scale", 1.0))
+    scale = scale.reshape(*scale.shape, *[1] * (length.ndim - scale.ndim))
+    return value_bias(value / scale, reward, bonus / scale, terminated, length, config.discount)
 
 
 def _limit(environment: InGraphEnvironment | HostEnvironment) -> int:

@@ -2,7 +2,7 @@
 
 import os
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -95,6 +95,79 @@ def learning_curve(
         text = " ".join(part for part in (caption.strip(), _explain(returns)) if part)
         figure.supxlabel(textwrap.fill(text, 112), x=0.015, ha="left", fontsize=8.5, color="0.25")
         figure.savefig(os.fspath(path), dpi=200)
+
+
+_ARMS = (
+    ("#12355b", "-", "o"),
+    ("#b5562b", "--", "s"),
+    ("#4f8f63", "-.", "^"),
+    ("#8a6bb0", ":", "D"),
+    ("#7d7d7d", "-", "v"),
+)
+
+
+def comparison(
+    path: str | os.PathLike[str],
+    panels: Mapping[str, Mapping[str, tuple[ArrayLike, ArrayLike]]],
+    *,
+    xlabel: str,
+    ylabel: str,
+    caption: str,
+    log: bool = False,
+) -> None:
+    """Draw several arms side by side, a panel per task, and save the picture at `path`.
+
+    `panels` maps a title to arms, and an arm's name to (x (K,), values (K, S)) of its S seeds. Arms differ in colour,
+    dashes and marker; seeds are thin, their mean is thick, its 95 % bootstrap interval over seeds is shaded. `log`
+    makes the x axis logarithmic.
+    """
+    import matplotlib.style
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+    from matplotlib.ticker import EngFormatter, MaxNLocator
+
+    with matplotlib.style.context(["default", _STYLE]):
+        figure = Figure(figsize=(1.0 + 4.6 * len(panels), 4.1), layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.06))
+        FigureCanvasAgg(figure)
+        counts = set()
+        for i, (title, arms) in enumerate(panels.items()):
+            axes = figure.add_subplot(1, len(panels), i + 1)
+            for (color, dashes, marker), (label, (x, values)) in zip(_ARMS, arms.items(), strict=False):
+                x, values = np.asarray(x, np.float64), np.asarray(values, np.float64)
+                values = np.where(np.isfinite(values), values, np.nan)
+                counts.add(values.shape[1])
+                every = max(1, len(x) // 8)
+                axes.plot(x, values, color=color, linewidth=0.5, alpha=0.45, linestyle=dashes, zorder=2)
+                mean, low, high = _mean_and_interval(values)
+                axes.fill_between(x, low, high, color=color, alpha=0.15, linewidth=0, zorder=1)
+                style = {"linestyle": dashes, "marker": marker, "markersize": 4, "markevery": every, "zorder": 4}
+                axes.plot(x, mean, color=color, linewidth=2.0, label=label, **style)
+            axes.set_title(title, loc="left", pad=8)
+            axes.set_xlabel(xlabel)
+            axes.set_ylabel(ylabel if i == 0 else "")
+            axes.grid(axis="y", color="0.9", linewidth=0.6)
+            axes.set_axisbelow(True)
+            if log:
+                axes.set_xscale("log")
+            else:
+                axes.xaxis.set_major_locator(MaxNLocator(6))
+                axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+            if i == 0:
+                axes.legend(frameon=False, handlelength=3.0)
+        seeds = " to ".join(str(n) for n in sorted({min(counts), max(counts)}))
+        text = f"{caption} {seeds} seeds (thin); thick: their mean; band: its 95\xa0% bootstrap interval."
+        figure.supxlabel(textwrap.fill(text, 92 * len(panels) + 10), x=0.015, ha="left", fontsize=8.5, color="0.25")
+        figure.savefig(os.fspath(path), dpi=200)
+
+
+def _mean_and_interval(values: np.ndarray) -> np.ndarray:
+    """Mean over seeds and both ends of its interval at each of K places, (3, K); NaN where a seed has no value."""
+    rows = [
+        [np.mean(row), *stratified_bootstrap_interval(row, np.mean)] if np.isfinite(row).all() else [np.nan] * 3
+        for row in values
+    ]
+    return np.array(rows).T
 
 
 def _aggregate(returns: np.ndarray) -> np.ndarray:

@@ -44,6 +44,8 @@ class Settings:
     """Steps between evaluations; 0: twenty evaluations."""
     eval_episodes: int = 10
     """Episodes per evaluation and seed."""
+    value_bias: bool = False
+    """Measure at each evaluation by how much the critics overestimate the soft return of sampled actions."""
     normalize_observations: bool = False
     """Normalise observations by their running mean and standard deviation."""
     normalize_rewards: bool = False
@@ -64,12 +66,17 @@ FREE_ON_RESUME = ("steps", "run_dir", "resume", "checkpoint_every", "log", "prog
 """Settings that may change when a run is resumed: they do not change the numbers."""
 
 
+COLUMNS = {"step": int, "seed": int, "return": float, "length": float, "return_std": float, "episodes": int}
+"""Columns of the table of evaluations; `VALUE_COLUMNS` follow if the value bias was asked for."""
+VALUE_COLUMNS = {"value_bias": float, "value": float}
+
+
 @dataclasses.dataclass(frozen=True)
 class Result:
     """What a run leaves: states with a leading seed axis, and its evaluations."""
 
     states: Any
-    table: dict[str, np.ndarray]  # columns step, seed, return, return_std, length, episodes; a row per seed and time
+    table: dict[str, np.ndarray]  # a row per seed and evaluation: step, seed, return, length, ... (see COLUMNS)
     summary: dict[str, Any]
     interrupted: bool = False
 
@@ -137,6 +144,8 @@ class _Run:
         self.directory = RunDirectory(settings.run_dir) if settings.run_dir else None
         self.previous = self.check_directory(config)
         self.compilation = compilation.Clock()
+        if settings.value_bias and not hasattr(agent, "predict"):
+            raise UserError(f"{self.name} predicts no values: leave out --value-bias")
         num_seeds, num_envs = settings.seeds, settings.num_envs
         spec = environments.make(settings.env).spec
         self.config = resolve(config, spec, settings.steps)
@@ -145,12 +154,15 @@ class _Run:
         traced = jax.tree.map(lambda x: np.asarray(x, np.float32), self.config)
         arguments = (traced, num_seeds, num_envs, settings.normalize_observations, settings.normalize_rewards)
         if environments.is_in_graph(environment):
-            loop, separate, evaluate = in_graph.Loop, environment, evaluation.in_graph
+            loop, separate = in_graph.Loop, environment
+            evaluate, value_bias = evaluation.in_graph, evaluation.value_bias_in_graph
         else:
-            loop, evaluate = host.Loop, evaluation.host
+            loop, evaluate, value_bias = host.Loop, evaluation.host, evaluation.value_bias_host
             separate = environments.make(settings.env, num_seeds * settings.eval_episodes)
         self.loop: Any = loop(agent, environment, *arguments)  # type: ignore[arg-type]
-        self.evaluate = evaluate(agent, separate, traced, num_seeds, settings.eval_episodes, self.loop.mesh)  # type: ignore[arg-type]
+        arguments = (agent, separate, traced, num_seeds, settings.eval_episodes, self.loop.mesh)
+        self.evaluate = evaluate(*arguments)  # type: ignore[arg-type]
+        self.value_bias = value_bias(*arguments) if settings.value_bias else None  # type: ignore[arg-type]
         self.separate = separate
         self.schedule = (self.previous or {}).get("schedule") or self.make_schedule()
         self.loggers = []
@@ -272,6 +284,7 @@ class _Run:
     def evaluation_rows(self, carry: Any, step: int) -> list[Row]:
         """One row per seed."""
         returns, lengths = self.evaluate(carry.learner)
+        values = np.stack(self.value_bias(carry.learner), axis=1) if self.value_bias else np.zeros((len(returns), 0))
         return [
             {
                 "step": step,
@@ -280,6 +293,7 @@ class _Run:
                 "length": float(np.mean(lengths[i])),
                 "return_std": float(np.std(returns[i])),
                 "episodes": len(returns[i]),
+                **dict(zip(VALUE_COLUMNS, values[i].tolist(), strict=False)),
             }
             for i in range(self.settings.seeds)
         ]
@@ -351,9 +365,8 @@ class _Run:
         )
 
     def columns(self) -> dict[str, np.ndarray]:
-        names = ("step", "seed", "return", "length", "return_std", "episodes")
-        kinds = (int, int, float, float, float, int)
-        return {n: np.array([row[n] for row in self.table], k) for n, k in zip(names, kinds, strict=True)}
+        kinds = COLUMNS | (VALUE_COLUMNS if self.value_bias else {})
+        return {name: np.array([row[name] for row in self.table], kind) for name, kind in kinds.items()}
 
     def progress(self, total: int, step: int) -> Any:
         from tqdm import tqdm

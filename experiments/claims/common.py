@@ -1,0 +1,171 @@
+"""What the claim scripts share: arms trained side by side, effects with intervals, verdicts, records and figures.
+
+A verdict is drawn from the 95 % bootstrap interval, over seeds, of an effect that the claim says is positive:
+*reproduced* if it lies above zero, *not reproduced* if it lies below (or the effect is under half of the paper's), and
+*inconclusive* if it spans zero; then the record says how many seeds would settle it. Every seed counts.
+"""
+
+import argparse
+import dataclasses
+import json
+import math
+import pathlib
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+import agents
+from offpolicy_jax.errors import UserError
+from offpolicy_jax.statistics import difference_interval
+from offpolicy_jax.training import Result, Settings, compilation, seeds, train
+from offpolicy_jax.training.run_directory import provenance
+
+RESULTS = pathlib.Path(__file__).resolve().parents[1] / "results"
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """One side of a comparison: an agent and how its hyper-parameters differ from its defaults or a preset."""
+
+    agent: str
+    config: dict[str, Any] = dataclasses.field(default_factory=dict)
+    preset: str | None = None
+
+    def build(self, **changes: Any) -> Any:
+        """Its Config, with `changes` on top."""
+        module = agents.load(self.agent)
+        base = module.PRESETS[self.preset] if self.preset else module.Config()
+        return dataclasses.replace(base, **(self.config | changes))
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """What is fixed before anything runs."""
+
+    name: str
+    claim: str
+    paper: str
+    paper_says: str
+    metric: str
+    held_equal: str
+    arms: dict[str, Arm]
+    seeds: int
+
+
+def run(claim: Claim, label: str, settings: Settings, root: pathlib.Path | None, **changes: Any) -> Result:
+    """Train one arm, or go on from its checkpoint under `root` (none are written without one)."""
+    arm = claim.arms[label.split("/")[0]]
+    if root is not None:
+        settings = dataclasses.replace(settings, run_dir=str(root / label.replace("/", "-")), resume=True)
+    print(f"{claim.name}: {label}", file=sys.stderr, flush=True)
+    result = train(agents.load(arm.agent), settings, arm.build(**changes))
+    if result.interrupted:
+        raise UserError("interrupted: the same command goes on")
+    return result
+
+
+def effect(label: str, higher: np.ndarray, lower: np.ndarray, paper_effect: float | None = None) -> dict:
+    """The claim says `higher` is above `lower` (one number per seed each): difference of means, interval, verdict."""
+    if not (np.isfinite(higher).all() and np.isfinite(lower).all()):
+        return {"effect": label, "difference": None, "interval_95": None, "verdict": "not measured: a seed diverged"}
+    difference = float(np.mean(higher) - np.mean(lower))
+    low, high = difference_interval(higher, lower)
+    document = {"effect": label, "difference": _round(difference), "interval_95": [_round(low), _round(high)]}
+    if low > 0.0 and (paper_effect is None or difference >= 0.5 * paper_effect):
+        return document | {"verdict": "reproduced"}
+    if high < 0.0 or low > 0.0:
+        return document | {"verdict": "not reproduced"}
+    n = len(higher)
+    enough = math.ceil(n * (0.5 * (high - low) / difference) ** 2) + 1 if difference else None
+    return document | {"verdict": "inconclusive", "seeds_that_would_settle_it": enough}
+
+
+def overall(effects: Sequence[dict]) -> str:
+    """The claim's verdict from those of its effects: all must hold."""
+    verdicts = [e["verdict"] for e in effects]
+    if all(v == "reproduced" for v in verdicts):
+        return "reproduced"
+    return "not reproduced" if "not reproduced" in verdicts else "inconclusive"
+
+
+def main(claim: Claim, document: str | None, measure: Callable[..., tuple[dict, list[dict], Callable]]) -> int:
+    """The command line of a claim script.
+
+    `measure(seeds, quick, root)` trains and returns (measurements, effects, draw); `draw(path)` makes the figure.
+    """
+    parser = argparse.ArgumentParser(description=document, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a minute, to see that it runs: no record, no verdict")
+    parser.add_argument("--seeds", type=int, default=claim.seeds)
+    parser.add_argument("--run-dir", type=pathlib.Path, help=f"default: runs/claims/{claim.name}; goes on from there")
+    args = parser.parse_args()
+    count = 2 if args.quick else args.seeds
+    compilation.enable_cache()
+    seeds.use_cores(count)
+    root = None if args.quick else args.run_dir or pathlib.Path("runs/claims") / claim.name
+    before = time.time()
+    try:
+        measurements, effects, draw = measure(count, args.quick, root)
+    except UserError as error:
+        print(f"{claim.name}: {error}", file=sys.stderr)
+        return 2
+    if args.quick:
+        print(json.dumps({"quick": True, "measurements": measurements}))
+        return 0
+    record = {
+        "claim": claim.claim,
+        "paper": claim.paper,
+        "paper_says": claim.paper_says,
+        "metric": claim.metric,
+        "held_equal": claim.held_equal,
+        "verdict": overall(effects),
+        "effects": effects,
+        "measurements": measurements,
+        "arms": {label: dataclasses.asdict(arm) for label, arm in claim.arms.items()},
+        "seeds": count,
+        "command": f"python experiments/claims/{claim.name}.py" + f" --seeds={count}" * (count != claim.seeds),
+        "seconds_of_last_call": round(time.time() - before, 1),
+        **provenance(),
+    }
+    (RESULTS / f"{claim.name}.json").write_text(json.dumps(record, indent=1) + "\n")
+    draw(RESULTS / f"{claim.name}.png")
+    write_index()
+    print(f"{claim.name}: {record['verdict']}")
+    for each in effects:
+        print(f"  {each['effect']}: {each['difference']} {each['interval_95']} {each['verdict']}")
+    return 0
+
+
+def write_index() -> None:
+    """The table of all claims, in experiments/results/README.md."""
+    lines = [
+        "| claim | effect: difference of means [95 % interval] | verdict | seeds | figure |",
+        "|---|---|---|---|---|",
+    ]
+    for path in sorted(RESULTS.glob("*.json")):
+        record = json.loads(path.read_text())
+        if "claim" not in record:
+            continue
+        effects = "<br>".join(f"{e['effect']}: {_text(e)}, {e['verdict']}" for e in record["effects"])
+        name = path.stem
+        lines.append(
+            f"| [`{name}`]({name}.json): {record['claim']} | {effects} | **{record['verdict']}** | {record['seeds']} "
+            f"| [figure]({name}.png) |"
+        )
+    page = (RESULTS / "README.md").read_text().split(_MARK)
+    (RESULTS / "README.md").write_text(_MARK.join([page[0], "\n" + "\n".join(lines) + "\n", page[2]]))
+
+
+_MARK = "<!-- written by claims/common.py -->"
+
+
+def _text(effect: dict) -> str:
+    if effect["difference"] is None:
+        return "no number"
+    return f"{effect['difference']:g} [{effect['interval_95'][0]:g}, {effect['interval_95'][1]:g}]"
+
+
+def _round(x: float) -> float | None:
+    return float(f"{x:.5g}") if math.isfinite(x) else None
