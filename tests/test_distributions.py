@@ -8,7 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from offpolicy_jax.distributions import Categorical, Normal, TanhNormal, log_one_minus_tanh_squared
+from offpolicy_jax.distributions import (
+    Categorical,
+    Normal,
+    NormalMixture,
+    TanhNormal,
+    TanhNormalMixture,
+    log_one_minus_tanh_squared,
+    take_expert,
+)
 
 RNG = np.random.default_rng(0)
 
@@ -192,3 +200,125 @@ def test_categorical_samples_with_its_probabilities():
     samples = policy.sample(jax.random.key(0))
     assert samples.dtype == policy.mode().dtype == jnp.int32
     np.testing.assert_allclose(np.bincount(samples, minlength=3) / 30_000, [0.1, 0.2, 0.7], atol=0.015)
+
+
+def some_mixture(*batch, experts=3, size=2):
+    """Logits (..., K), means and log standard deviations (..., K, A)."""
+    return array(*batch, experts), array(*batch, experts, size), array(*batch, experts, size, scale=0.5)
+
+
+def mixture_log_density(x, logits, mean, log_std):
+    """log sum_k w_k N_k(x) in float64: x (..., A)."""
+    logits = np.asarray(logits, np.float64)
+    log_w = logits - np.logaddexp.reduce(logits, -1, keepdims=True)
+    return np.logaddexp.reduce(log_w + normal_log_density(x[..., None, :], mean, log_std).sum(-1), -1)
+
+
+BIMODAL = (np.float32([0.4, -0.4]), np.float32([[-0.8], [0.6]]), np.float32([[-1.0], [-0.3]]))
+"""Two experts in one dimension."""
+
+
+def many(mixture, num):
+    return [np.broadcast_to(x, (num, *x.shape)) for x in mixture]
+
+
+@pytest.mark.parametrize("batch", [(), (20,), (2, 4)])
+def test_mixture_density_equals_numpy(batch):
+    mixture, u = some_mixture(*batch), array(*batch, 2, scale=1.5)
+    expected = mixture_log_density(u, *mixture)
+    assert NormalMixture(*mixture).log_prob(u).shape == batch
+    np.testing.assert_allclose(NormalMixture(*mixture).log_prob(u), expected, rtol=1e-4, atol=1e-5)
+    jacobian = np.log(1.0 - np.tanh(u.astype(np.float64)) ** 2).sum(-1)
+    tanh = TanhNormalMixture(NormalMixture(*mixture))
+    np.testing.assert_allclose(tanh.log_prob_of_pre_tanh(u), expected - jacobian, rtol=1e-4, atol=1e-4)
+
+
+def test_tanh_mixture_density_integrates_to_one():
+    u = np.linspace(-8.0, 8.0, 200_001).astype(np.float32)[:, None]
+    density = TanhNormalMixture(NormalMixture(*BIMODAL)).log_prob_of_pre_tanh(u)
+    density, action = np.exp(np.asarray(density, np.float64)), np.tanh(u[:, 0].astype(np.float64))
+    assert integral(density, action) == pytest.approx(1.0, abs=2e-3)
+    left = action <= np.tanh(-0.8)  # half of the first expert, and little of the second
+    second = 0.5 * math.erfc(1.4 / math.exp(-0.3) / math.sqrt(2.0))
+    w = 1.0 / (1.0 + math.exp(-0.8))
+    assert integral(density[left], action[left]) == pytest.approx(w / 2 + (1 - w) * second, abs=2e-3)
+
+
+def test_mixture_samples_follow_its_density():
+    num, edges = 40_000, np.linspace(-3.0, 3.0, 25)
+    mixture = NormalMixture(*many(BIMODAL, num))
+    samples = np.asarray(mixture.sample(jax.random.key(0)))
+    np.testing.assert_allclose(TanhNormalMixture(mixture).sample(jax.random.key(0)), np.tanh(samples), atol=1e-6)
+    x = np.linspace(-3.0, 3.0, 2401)
+    density = np.exp(mixture_log_density(x[:, None], *BIMODAL))
+    expected = [integral(density[i : i + 101], x[i : i + 101]) for i in range(0, 2400, 100)]
+    np.testing.assert_allclose(np.histogram(samples, edges)[0] / num, expected, atol=0.008)
+    w = np.exp(BIMODAL[0]) / np.exp(BIMODAL[0]).sum()
+    mean = w @ BIMODAL[1][:, 0]
+    second = w @ (BIMODAL[1][:, 0] ** 2 + np.exp(2.0 * BIMODAL[2][:, 0]))
+    np.testing.assert_allclose([samples.mean(), (samples**2).mean()], [mean, second], atol=0.02)
+
+
+def test_all_dimensions_of_a_mixture_s_sample_are_of_one_expert():
+    mean = np.float32([[-5.0, -5.0, -5.0], [5.0, 5.0, 5.0]])
+    samples = NormalMixture(*many((np.zeros(2, np.float32), mean, np.zeros_like(mean)), 1000)).sample(jax.random.key(0))
+    signs = np.sign(samples).sum(-1)
+    assert set(signs) == {-3.0, 3.0}
+
+
+def test_mixture_mode_is_the_mean_of_the_likeliest_expert():
+    logits, mean, log_std = some_mixture(30)
+    expected = np.stack([mean[b, logits[b].argmax()] for b in range(30)])
+    np.testing.assert_array_equal(NormalMixture(logits, mean, log_std).mode(), expected)
+    tanh = TanhNormalMixture(NormalMixture(logits, mean, log_std))
+    np.testing.assert_allclose(tanh.mode(), np.tanh(expected), rtol=1e-6)
+
+
+@pytest.mark.parametrize("distance", [0.0, 1.0, 10.0])
+def test_mixture_entropy_is_that_of_its_experts_and_at_most_log_k_more(distance):
+    logits = np.float32([0.5, 0.0, -0.5])
+    mean = distance * np.float32([[0.0, 0.0], [1.0, 1.0], [-1.0, 1.0]])
+    mixture = NormalMixture(*many((logits, mean, np.full_like(mean, -0.5)), 40_000))
+    entropy = -np.mean(mixture.log_prob(mixture.sample(jax.random.key(0))))
+    of_choice = float(mixture.gate.entropy()[0])
+    of_experts = 2.0 * (-0.5 + 0.5 * math.log(2.0 * math.pi * math.e))  # all the same
+    np.testing.assert_allclose(mixture.experts.entropy(), of_experts, rtol=1e-5)
+    noise = 0.02
+    assert of_experts - noise <= entropy <= of_experts + of_choice + noise <= of_experts + math.log(3.0) + noise
+    if distance != 1.0:  # identical experts, and experts that do not touch
+        np.testing.assert_allclose(entropy, of_experts + (of_choice if distance else 0.0), atol=noise)
+
+
+def test_a_mixture_of_one_expert_is_the_expert():
+    logits, mean, log_std = some_mixture(50, experts=1)
+    mixture = TanhNormalMixture(NormalMixture(logits, mean, log_std))
+    alone = TanhNormal(mean[:, 0], log_std[:, 0])
+    u = array(50, 2, scale=1.5)
+    np.testing.assert_allclose(mixture.log_prob_of_pre_tanh(u), alone.log_prob_of_pre_tanh(u), rtol=1e-6, atol=1e-6)
+    np.testing.assert_array_equal(mixture.mode(), alone.mode())
+    expert_key = jax.random.split(jax.random.key(3))[1]
+    np.testing.assert_array_equal(mixture.sample(jax.random.key(3)), alone.sample(expert_key))
+
+
+def test_a_mixture_of_certain_gates_is_finite_with_its_gradients():
+    _, mean, log_std = some_mixture(8)
+    u = array(8, 2)
+
+    def total(logits, mean, log_std, u):
+        return jnp.sum(TanhNormalMixture(NormalMixture(logits, mean, log_std)).log_prob_of_pre_tanh(u))
+
+    for scale in (50.0, 1000.0):  # the least likely expert's weight is 0 in float32
+        logits = scale * np.sign(array(8, 3))
+        for x in jax.tree.leaves(jax.value_and_grad(total, argnums=(0, 1, 2, 3))(logits, mean, log_std, u)):
+            assert np.all(np.isfinite(x))
+    far = NormalMixture(np.zeros(3, np.float32), mean[0], np.full_like(mean[0], -3.0))
+    assert far.log_prob(np.full(2, 50.0, np.float32)) < -1e5  # no underflow: exp of it is 0
+
+
+@pytest.mark.parametrize("batch", [(), (5,), (2, 5)])
+def test_take_expert_takes_one_per_element(batch):
+    x, expert = array(*batch, 3, 4), RNG.integers(0, 3, batch)
+    taken = take_expert(jnp.asarray(x), jnp.asarray(expert))
+    assert taken.shape == (*batch, 4)
+    for i in np.ndindex(*batch):
+        np.testing.assert_array_equal(taken[i], x[i][expert[i] if batch else expert])

@@ -1,12 +1,14 @@
 """Networks: what they compute from their parameters, how they read observations, how they start."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from offpolicy_jax import networks
-from offpolicy_jax.networks import MLP, CategoricalPolicy, Critics, StackedDense, TanhNormalPolicy
+from offpolicy_jax.networks import MLP, CategoricalPolicy, Critics, MixturePolicy, StackedDense, TanhNormalPolicy
 from offpolicy_jax.transition import ArraySpec
 
 RNG = np.random.default_rng(0)
@@ -135,6 +137,7 @@ def test_networks_of_a_dict_of_observations_are_those_of_the_joined_vector():
     for build, actions in [
         (lambda e: Critics(e, (6,)), (array(7, 2),)),
         (lambda e: TanhNormalPolicy(e, (6,), 2), ()),
+        (lambda e: MixturePolicy(e, (6,), 2, 3, gate_hidden_sizes=(4,)), ()),
         (lambda e: CategoricalPolicy(e, (6,), 4), ()),
     ]:
         of_parts, of_vector = build(apart), build(joined)
@@ -199,3 +202,148 @@ def test_orthogonal_networks_have_gain_root_two_in_hidden_layers_and_one_in_the_
 def test_unknown_initialiser_raises():
     with pytest.raises(ValueError, match="he_magic"):
         networks.initializer("he_magic")
+
+
+def gelu(x):
+    """x times the probability that a standard normal variable is below it, in float64."""
+    x = np.asarray(x, np.float64)
+    return 0.5 * x * (1.0 + np.vectorize(math.erf)(x / math.sqrt(2.0)))
+
+
+def dense(layer, x):
+    return np.asarray(x, np.float64) @ np.asarray(layer["kernel"], np.float64) + np.asarray(layer["bias"], np.float64)
+
+
+def test_gelu_is_the_exact_one():
+    x = np.linspace(-6.0, 6.0, 241, dtype=np.float32)
+    np.testing.assert_allclose(networks.activate("gelu", x), gelu(x), rtol=1e-4, atol=1e-6)
+    tanh_form = 0.5 * x * (1.0 + np.tanh(np.sqrt(2.0 / np.pi) * (x + 0.044715 * x**3)))
+    assert np.max(np.abs(tanh_form - gelu(x))) > 1e-4  # the approximation would show
+    np.testing.assert_array_equal(networks.activate("relu", x), np.maximum(x, 0.0))
+
+
+def test_gelu_networks_equal_numpy():
+    observation, action = array(7, 3), array(7, 2)
+
+    mlp = MLP((6, 5), activation="gelu")
+    params = random_params(mlp, observation)
+    expected = observation
+    for i in range(2):
+        expected = gelu(dense(params["params"][f"Dense_{i}"], expected))
+    np.testing.assert_allclose(mlp.apply(params, observation), expected, rtol=1e-4, atol=1e-5)
+
+    critics = Critics(ENCODER, (6, 5), num=2, activation="gelu")
+    params = random_params(critics, observation, action)
+    for i, q in enumerate(critics.apply(params, observation, action)):
+        x = np.concatenate([observation, action], 1)
+        for number in range(3):
+            layer = jax.tree.map(lambda p, i=i: p[i], params["params"][f"StackedDense_{number}"])
+            x = dense(layer, x) if number == 2 else gelu(dense(layer, x))
+        np.testing.assert_allclose(q, x[:, 0], rtol=1e-4, atol=1e-5)
+
+    policy = TanhNormalPolicy(ENCODER, (6,), 2, activation="gelu")
+    params = random_params(policy, observation)
+    head = dense(params["params"]["Dense_0"], gelu(dense(params["params"]["MLP_0"]["Dense_0"], observation)))
+    out = policy.apply(params, observation)
+    np.testing.assert_allclose(out.mean, head[:, :2], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(out.log_std, np.clip(head[:, 2:], -20.0, 2.0), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+@pytest.mark.parametrize("gate_hidden_sizes", [(), (4,), (4, 7)])
+def test_mixture_policy_equals_numpy(activation, gate_hidden_sizes):
+    """Experts on a common torso; the gate on the observation itself."""
+    policy = MixturePolicy(ENCODER, (6, 5), 2, 3, gate_hidden_sizes, activation=activation)
+    observation = array(7, 3)
+    params = random_params(policy, observation)
+    nonlinear = gelu if activation == "gelu" else lambda x: np.maximum(x, 0.0)
+    layers = params["params"]
+    torso, gate = observation, observation
+    for i in range(2):
+        torso = nonlinear(dense(layers["MLP_0"][f"Dense_{i}"], torso))
+    for i, size in enumerate(gate_hidden_sizes):
+        gate = nonlinear(dense(layers["gate_torso"][f"Dense_{i}"], gate))
+        assert gate.shape == (7, size)
+    assert ("gate_torso" in layers) == bool(gate_hidden_sizes)
+    head = dense(layers["Dense_0"], torso)
+    mixture = policy.apply(params, observation).pre_tanh
+    assert (mixture.logits.shape, mixture.mean.shape, mixture.log_std.shape) == ((7, 3), (7, 3, 2), (7, 3, 2))
+    np.testing.assert_allclose(mixture.logits, dense(layers["gate"], gate), rtol=1e-4, atol=1e-5)
+    for k in range(3):
+        own = head[:, 4 * k : 4 * (k + 1)]  # an expert's mean and log standard deviation lie side by side
+        np.testing.assert_allclose(mixture.mean[:, k], own[:, :2], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(mixture.log_std[:, k], np.clip(own[:, 2:], -20.0, 2.0), rtol=1e-4, atol=1e-5)
+
+
+def test_mixture_policy_without_batch_axes_and_with_two():
+    policy = MixturePolicy(ENCODER, (6,), 2, 3, (4,))
+    params, observation = random_params(policy, array(1, 3)), array(2, 5, 3)
+    out = policy.apply(params, observation).pre_tanh
+    alone = policy.apply(params, observation[1, 2]).pre_tanh
+    assert (out.logits.shape, out.mean.shape) == ((2, 5, 3), (2, 5, 3, 2))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a[1, 2], b, rtol=1e-4, atol=1e-5), out, alone)
+
+
+def test_mixture_policy_of_one_expert_is_the_gaussian_policy():
+    observation = array(7, 3)
+    gaussian, mixture = TanhNormalPolicy(ENCODER, (6, 5), 2), MixturePolicy(ENCODER, (6, 5), 2, 1)
+    params = random_params(gaussian, observation)
+    gate = init(mixture, observation)["params"]["gate"]
+    out = mixture.apply({"params": {**params["params"], "gate": gate}}, observation).pre_tanh
+    expected = gaussian.apply(params, observation)
+    np.testing.assert_array_equal(out.mean[:, 0], expected.mean)
+    np.testing.assert_array_equal(out.log_std[:, 0], expected.log_std)
+
+
+def test_log_std_of_every_expert_is_clipped_and_its_mean_is_not():
+    policy = MixturePolicy(ENCODER, (6,), 2, 3, log_std_min=-5.0, log_std_max=1.0)
+    params = init(policy, array(1, 3))
+    for shift, expected in [(100.0, 1.0), (-100.0, -5.0)]:
+        head = params["params"]["Dense_0"]
+        moved = {"params": {**params["params"], "Dense_0": {**head, "bias": head["bias"] + shift}}}
+        mixture = policy.apply(moved, array(7, 3)).pre_tanh
+        np.testing.assert_array_equal(mixture.log_std, np.full((7, 3, 2), expected, np.float32))
+        assert np.all(np.abs(mixture.mean - shift) < 50.0)
+    assert (MixturePolicy.log_std_min, MixturePolicy.log_std_max) == (-20.0, 2.0)
+
+
+@pytest.mark.parametrize("gate_hidden_sizes", [(), (16,)])
+@pytest.mark.parametrize("kernel_init", ["glorot_uniform", "lecun_uniform", "orthogonal"])
+def test_the_gate_starts_uniform_and_the_experts_apart(gate_hidden_sizes, kernel_init):
+    policy = MixturePolicy(ENCODER, (6,), 2, 3, gate_hidden_sizes, kernel_init=kernel_init)
+    mixture = policy.apply(init(policy, array(1, 3)), 10.0 * array(7, 3)).pre_tanh
+    np.testing.assert_array_equal(jax.nn.softmax(mixture.logits), np.full((7, 3), 1.0 / 3.0, np.float32))
+    for i, j in [(0, 1), (0, 2), (1, 2)]:
+        assert np.all(mixture.mean[:, i] != mixture.mean[:, j])
+
+
+@pytest.mark.parametrize(
+    ("name", "limit"), [("glorot_uniform", np.sqrt(6.0 / (200 + 20))), ("lecun_uniform", np.sqrt(3.0 / 200))]
+)
+def test_every_expert_starts_as_if_alone(name, limit):
+    policy = MixturePolicy(ENCODER, (200,), 10, 4, kernel_init=name)
+    head = init(policy, array(1, 3))["params"]["Dense_0"]
+    np.testing.assert_array_equal(head["bias"], 0.0)
+    for k in range(4):
+        kernel = head["kernel"][:, 20 * k : 20 * (k + 1)]
+        assert 0.98 * limit < np.abs(kernel).max() <= limit
+        np.testing.assert_allclose(kernel.std(), limit / np.sqrt(3.0), rtol=0.04)
+
+
+def test_every_orthogonal_expert_starts_as_if_alone():
+    policy = MixturePolicy(ENCODER, (16,), 2, 5, kernel_init="orthogonal")  # 20 columns are more than the 16 rows
+    kernel = init(policy, array(1, 3))["params"]["Dense_0"]["kernel"]
+    for k in range(5):
+        own = kernel[:, 4 * k : 4 * (k + 1)]
+        np.testing.assert_allclose(own.T @ own, np.eye(4), atol=1e-4)
+
+
+def test_the_gate_and_the_experts_share_no_parameters():
+    policy = MixturePolicy(ENCODER, (6,), 2, 3, (4,))
+    observation = array(7, 3)
+    params = random_params(policy, observation)
+    for part, gate in [("logits", True), ("mean", False), ("log_std", False)]:
+        gradient = jax.grad(lambda p, part=part: jnp.sum(getattr(policy.apply(p, observation).pre_tanh, part)))(params)
+        for name, layer in gradient["params"].items():
+            moved = any(np.any(x != 0.0) for x in jax.tree.leaves(layer))
+            assert moved == (name.startswith("gate") == gate)

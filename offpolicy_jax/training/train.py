@@ -446,14 +446,15 @@ def _next_multiple(step: int, interval: int, unit: int) -> int:
 def _differences(previous: dict[str, Any], asked: dict[str, Any]):
     if previous["agent"] != asked["agent"]:
         yield "--agent", previous["agent"], asked["agent"]
+    before = {**previous, "settings": dataclasses.asdict(Settings()) | previous["settings"]}  # settings that came later
     for part, prefix in (("settings", "--"), ("config", "--config.")):
         for name, new in asked[part].items():
             new = list(new) if isinstance(new, tuple) else new
             if part == "settings" and name in FREE_ON_RESUME:
                 continue
-            if name not in previous[part] or previous[part][name] != new:
+            if name not in before[part] or before[part][name] != new:
                 flag = prefix + (name.replace("_", "-") if part == "settings" else name)
-                yield flag, previous[part].get(name, "(absent)"), new
+                yield flag, before[part].get(name, "(absent)"), new
 
 
 class _Interrupt:
