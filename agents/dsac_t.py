@@ -89,7 +89,14 @@ PRESETS = {
     "paper": Config(
         rollout_length=20, gradient_steps=1, reward_scale=0.2, uniform_warmup=False, learning_starts=10_000
     ),
-    "quick": Config(learning_rate=1e-3, temperature_learning_rate=1e-3, initial_temperature=1.0, learning_starts=1_000),
+    # For small tasks: SAC's sizes and temperature, and a fast learning rate.
+    "quick": Config(
+        learning_rate=1e-3,
+        temperature_learning_rate=1e-3,
+        initial_temperature=1.0,
+        hidden_sizes=(256, 256),
+        learning_starts=1_000,
+    ),
     # The paper's baseline (arXiv 2001.02811) in this code: one critic, random targets, a fixed boundary, no scale.
     "dsac_v1": Config(critic_gradient="unadjusted", expected_target=False, num_critics=1),
 }
