@@ -53,7 +53,8 @@ class Config:
     scale_epsilon: float = 0.1
     """eps_w: added to the gradient's scale w under critic_gradient=adjusted."""
     critic_gradient: Literal["adjusted", "huber", "unadjusted"] = struct.field(pytree_node=False, default="adjusted")
-    """Refinement 3: adjusted is eq. 26, huber the official code's since July 2025, unadjusted that of DSACv1."""
+    """Refinement 3: adjusted is eq. 26, huber (with scale=square_mean) the official code since July 2025, unadjusted
+    that of DSACv1."""
     scale: Literal["mean_square", "square_mean"] = struct.field(pytree_node=False, default="mean_square")
     """w: the running mean of sigma^2 (paper, eq. 25), or the square of the running mean of sigma (official code)."""
     expected_target: bool = struct.field(pytree_node=False, default=True)

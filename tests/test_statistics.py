@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from offpolicy_jax.statistics import interquartile_mean, stratified_bootstrap_interval
+from offpolicy_jax.statistics import difference_interval, interquartile_mean, stratified_bootstrap_interval
 
 TABLE = [  # scores, their interquartile mean
     ([7.0], 7.0),
@@ -118,3 +118,24 @@ def test_interval_agrees_with_rliable(shape):
     )
     low, high = stratified_bootstrap_interval(scores, resamples=4000)
     np.testing.assert_allclose((low, high), theirs["a"][:, 0], atol=0.06 * (high - low))
+
+
+def test_difference_interval_of_two_pairs_is_exact():
+    """Means of two draws are 0, 5, 10 and 0, 1, 2 with odds 1:2:1: the extremes have 1/16 each."""
+    assert difference_interval([0.0, 10.0], [0.0, 2.0]) == (-2.0, 10.0)
+    assert difference_interval([0.0, 2.0], [0.0, 10.0]) == (-10.0, 2.0)
+
+
+def test_difference_interval_agrees_with_scipy():
+    random = np.random.default_rng(0)
+    a, b = random.normal(1.0, size=30), random.normal(0.0, 2.0, size=20)
+    peer = scipy.stats.bootstrap(
+        (a, b), lambda x, y, axis: x.mean(axis) - y.mean(axis), method="percentile", rng=np.random.default_rng(1)
+    ).confidence_interval
+    np.testing.assert_allclose(difference_interval(a, b), peer, atol=0.05)
+
+
+def test_difference_interval_needs_two_seeds_and_finite_scores():
+    assert np.all(np.isnan(difference_interval([1.0], [1.0, 2.0])))
+    with pytest.raises(ValueError):
+        difference_interval([1.0, np.nan], [1.0, 2.0])

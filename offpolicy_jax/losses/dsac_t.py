@@ -45,7 +45,9 @@ def targets(
     alpha: jax.Array,
     discount: jax.Array | float,
 ) -> tuple[jax.Array, jax.Array]:
-    """y_q and y_z (B,) from `least_value`'s (q+, z+); gradients are stopped."""
+    """y_q and y_z (B,) from `least_value`'s (q+, z+), of shape (B,) as all but alpha (); gradients are stopped."""
+    chex.assert_rank([reward, alpha], [1, 0])
+    chex.assert_equal_shape([reward, next_log_prob, *next_value])
     expected, random = (td_target(reward, terminated, value - alpha * next_log_prob, discount) for value in next_value)
     return expected, random
 
@@ -89,8 +91,8 @@ def huber_loss(
 ) -> jax.Array:
     """The official repository's loss since July 2025 (not in the paper); arguments as in `critic_loss`, scale = w.
 
-    rho_i = clip(w_i / (sigma_i^2 + eps), 0.1, 10) weighs Huber(q - y_q) and, for sigma, its distance from
-    Huber(q - C): as Huber carries 1/2, sigma^2 settles at half of the squared error.
+    rho_i = clip(w_i / (sigma_i^2 + eps), 0.1, 10), there with w_i = (E[sigma_i])^2, weighs Huber(q - y_q) and, for
+    sigma, its distance from Huber(q - C): as Huber carries 1/2, sigma^2 settles at half of the squared error.
     """
     _check(q, std, target, clipped, scale)
     fixed_std = jax.lax.stop_gradient(std)

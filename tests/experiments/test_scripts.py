@@ -6,9 +6,9 @@ import pathlib
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
-from agents import sac
 from offpolicy_jax.training import Settings
 
 EXPERIMENTS = pathlib.Path(__file__).parents[2] / "experiments"
@@ -76,8 +76,45 @@ def test_evidence_writes_a_record_and_the_index(tmp_path, monkeypatch):
     assert (tmp_path / "tiny.png").exists()
 
 
-@pytest.mark.parametrize("name", ["sac_pendulum", "sac_half_cheetah", "sac_discrete_cartpole"])
-def test_evidence_runs_name_agents_and_fields_that_exist(name):
+def test_evidence_runs_name_agents_presets_and_fields_that_exist():
     evidence = module("evidence.py")
-    run = evidence.RUNS[name]
-    assert evidence.agents.load(run.agent).Config(**run.config) and sac.Config()
+    for run in evidence.RUNS.values():
+        agent = evidence.agents.load(run.agent)
+        assert agent.Config(**run.config) and (run.preset is None or run.preset in agent.PRESETS)
+
+
+CLAIMS = sorted(path.stem for path in (EXPERIMENTS / "claims").glob("*.py") if path.stem != "common")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CLAIMS)
+def test_claims_run(name, tmp_path):
+    printed = json.loads(script(f"claims/{name}.py", "--quick", cwd=tmp_path))
+    assert printed["quick"] and printed["measurements"] and not list(tmp_path.iterdir())
+
+
+def test_verdicts_come_from_intervals():
+    common = module("claims/common.py")
+    low, high = np.array([0.0, 1.0, 2.0]), np.array([5.0, 6.0, 7.0])
+    assert common.effect("x", high, low)["verdict"] == "reproduced"
+    assert common.effect("x", high, low, paper_effect=20.0)["verdict"] == "not reproduced"
+    assert common.effect("x", low, high)["verdict"] == "not reproduced"
+    unclear = common.effect("x", np.array([0.0, 3.0]), np.array([1.0, 1.5]))
+    assert unclear["verdict"] == "inconclusive" and unclear["seeds_that_would_settle_it"] > 2
+    assert "diverged" in common.effect("x", np.array([0.0, np.nan]), low)["verdict"]
+    effects = [common.effect("x", high, low), unclear]
+    assert common.overall(effects[:1]) == "reproduced" and common.overall(effects) == "inconclusive"
+    assert common.overall([*effects, common.effect("x", low, high)]) == "not reproduced"
+
+
+def test_a_claim_s_record(tmp_path, monkeypatch):
+    common = module("claims/common.py")
+    claim = common.Claim("tiny", "c", "p", "s", "m", "h", {"a": common.Arm("sac")}, 2)
+    monkeypatch.setattr(common, "RESULTS", tmp_path)
+    (tmp_path / "README.md").write_text("above" + common._MARK + common._MARK + "below")
+    monkeypatch.setattr(sys, "argv", ["tiny.py"])
+    effect = common.effect("more", np.array([2.0, 3.0]), np.array([0.0, 1.0]))
+    assert common.main(claim, "", lambda seeds, quick, root: ({"n": seeds}, [effect], lambda path: None)) == 0
+    record = json.loads((tmp_path / "tiny.json").read_text())
+    assert record["verdict"] == "reproduced" and record["measurements"] == {"n": 2} and "commit" in record
+    assert "**reproduced**" in (tmp_path / "README.md").read_text()

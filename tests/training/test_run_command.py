@@ -26,6 +26,8 @@ def run(*arguments, check=True, **options):
     ("agent", "env"),
     [
         ("sac", "phys2d/Pendulum-v0"),
+        ("dsac_t", "phys2d/Pendulum-v0"),
+        ("pmoe", "phys2d/Pendulum-v0"),
         ("sac", "HalfCheetah-v5"),
         ("sac", "Pendulum-v1"),
         ("sac", "dm_control/cartpole-swingup-v0"),
@@ -47,6 +49,8 @@ def test_every_family_of_environments(agent, env, tmp_path):
         (["--agent=sacc"], "unknown agent 'sacc': did you mean sac"),
         (["--agent=sac", "--env=HalfCheeta-v5"], "HalfCheetah-v5"),
         (["--agent=sac", "--env=dm_control/cartpole-swingupp-v0"], "dm_control/cartpole-swingup-v0"),
+        (["--agent=dsac_t", "--preset=papr"], "no preset 'papr': use paper or quick"),
+        (["--agent=sac", "--preset=paper"], "sac has no preset 'paper'"),
         (["--agent=sac", "--stpes=10"], "unknown option --stpes: did you mean --steps"),
         (["--agent=sac", "--config.taau=0.1"], "did you mean --config.tau"),
         (["--agent=sac", "--steps=many"], "many"),
@@ -69,6 +73,16 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, message, tmp_path):
     lines = done.stderr.strip().splitlines()
     assert len(lines) == 1 and message in lines[0], done.stderr
     assert not (tmp_path / "runs").exists()  # nothing was started
+
+
+def test_a_preset_is_where_hyper_parameters_start_from(tmp_path):
+    options = ["--agent=dsac_t", "--steps=120", f"--run-dir={tmp_path}/run", *TINY]
+    run(*options, "--preset=paper", "--config.tau=0.01")
+    config = json.loads((tmp_path / "run/config.json").read_text())["config"]
+    assert (config["rollout_length"], config["reward_scale"], config["tau"]) == (20, 0.2, 0.01)
+    assert run("--resume", f"--run-dir={tmp_path}/run", "--steps=160").returncode == 0  # the preset is remembered
+    refused = run("--resume", f"--run-dir={tmp_path}/run", "--preset=quick", check=False)
+    assert refused.returncode == 2 and "--config." in refused.stderr
 
 
 def test_help_lists_hyper_parameters_with_meaning_and_default():

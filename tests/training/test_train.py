@@ -386,6 +386,53 @@ def test_notebook_use_writes_nothing(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("env", ["probe/in-graph", "probe/host"])
+def test_value_bias_of_a_known_prediction(env):
+    """Reward 1 at each of 10 steps, then a cut: the prediction is off by 2, and scaled like the reward."""
+
+    def predict(config, state, observation, key):
+        value = 3.0 * (1.0 / (1.0 - config.discount) + 2.0 - config.discount * 0.25 / (1.0 - config.discount))
+        return agent_of(observation), jnp.full(len(observation), value), jnp.full(len(observation), -0.75)
+
+    def agent_of(observation):
+        return jnp.zeros((len(observation), 1))
+
+    agent = types.SimpleNamespace(**{**vars(sac), "predict": predict})
+    config = dataclasses.replace(SMALL, discount=np.array([0.6, 0.7], np.float32), reward_scale=3.0)
+    table = train(agent, settings(env=env, seeds=2, value_bias=True), config).table  # type: ignore[arg-type]
+    for i, discount in enumerate((0.6, 0.7)):
+        distance = np.array([n for n in range(1, 10) if discount**n <= 0.2])
+        np.testing.assert_allclose(table["value_bias"][i::2], 2.0 * np.mean(1.0 - discount**distance), rtol=1e-4)
+        value = (1.0 - 0.25 * discount) / (1.0 - discount) + 2.0
+        np.testing.assert_allclose(table["value"][i::2], value, rtol=1e-4)
+
+
+def test_value_bias_survives_a_resume(tmp_path):
+    whole = train(sac, settings(value_bias=True, seeds=2), SMALL).table
+    path = str(tmp_path / "run")
+    train(sac, settings(value_bias=True, seeds=2, steps=40, run_dir=path), SMALL)
+    table = train(sac, settings(value_bias=True, seeds=2, run_dir=path, resume=True), SMALL).table
+    assert set(table) == set(whole) and "value_bias" in table
+    np.testing.assert_allclose(table["value_bias"], whole["value_bias"], rtol=1e-6)
+
+
+def test_value_bias_needs_an_agent_that_predicts():
+    agent = types.SimpleNamespace(**{k: v for k, v in vars(sac).items() if k != "predict"})
+    with pytest.raises(UserError, match="predicts no values"):
+        train(agent, settings(value_bias=True), SMALL)  # type: ignore[arg-type]
+
+
+def test_runs_from_before_a_setting_existed_can_be_resumed(tmp_path):
+    path = tmp_path / "run"
+    train(sac, settings(run_dir=str(path), steps=40), SMALL)
+    document = json.loads((path / "config.json").read_text())
+    del document["settings"]["value_bias"]
+    (path / "config.json").write_text(json.dumps(document))
+    assert train(sac, settings(run_dir=str(path), resume=True), SMALL).summary["step"] == 120
+    with pytest.raises(UserError, match="value-bias=False, not True"):
+        train(sac, settings(run_dir=str(path), resume=True, value_bias=True), SMALL)
+
+
 def test_time_limit_does_not_end_the_value():
     """Reward 1 a step, cut after 10 steps: Q is 1 / (1 - 0.9) = 10, not the 6.5 of ten steps and nothing after."""
     config = dataclasses.replace(
