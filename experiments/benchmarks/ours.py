@@ -38,7 +38,8 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
     """Environment steps per second of all seeds together, with an update after each."""
     seed_axis.use_cores(args.seeds)
     agent = agents.load(args.agent)
-    config = agent.Config(learning_starts=LEARNING_STARTS, replay_capacity=args.capacity)
+    changes = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(args.config).items()}
+    config = agent.Config(learning_starts=LEARNING_STARTS, replay_capacity=args.capacity, **changes)
     traced = jax.tree.map(np.float32, config)
     environment = environments.make(args.env, args.seeds)
     kind = in_graph if environments.is_in_graph(environment) else host
@@ -51,13 +52,19 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
     loop.advance(carry, args.steps, bool)
     seconds = time.perf_counter() - before
     return {
+        "agent": args.agent,
         "env": args.env,
         "seeds": args.seeds,
         "steps": args.steps * args.seeds,
         "seconds": seconds,
         "steps_per_second": args.steps * args.seeds / seconds,
         "compile_seconds": clock.seconds,
-        "settings": {"batch_size": config.batch_size, "hidden_sizes": config.hidden_sizes, "capacity": args.capacity},
+        "settings": {
+            "batch_size": config.batch_size,
+            "hidden_sizes": config.hidden_sizes,
+            "capacity": args.capacity,
+            **changes,
+        },
     }
 
 
@@ -149,6 +156,7 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     sub = commands.add_parser("train")
     sub.add_argument("--agent", default="sac")
+    sub.add_argument("--config", default="{}", help="JSON of hyper-parameters that differ from the agent's defaults")
     sub.add_argument("--env", default="HalfCheetah-v5")
     sub.add_argument("--steps", type=int, default=3_000, help="timed steps per seed")
     sub.add_argument("--seeds", type=int, default=1)

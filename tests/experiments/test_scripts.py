@@ -46,6 +46,12 @@ def test_replay_and_matmul_benchmarks(tmp_path):
     assert json.loads(script("benchmarks/ours.py", "matmul", "--repeats=1", cwd=tmp_path))["gflops_per_second"] > 1
 
 
+def test_agents_are_timed_beside_sac(tmp_path):
+    printed = script("benchmarks/cost.py", "--quick", f"--out={tmp_path / 'cost.json'}", cwd=tmp_path)
+    record = json.loads((tmp_path / "cost.json").read_text())
+    assert record["time_per_step_over_sac"]["sac"] == 1.0 and "dsac_t" in printed
+
+
 def test_ratios_are_taken_within_rounds():
     summary = module("benchmarks/throughput.py").summary({"ours": [200.0, 300.0, 600.0], "peer": [100.0, 200.0, 200.0]})
     assert summary["ours_over_peer"] == {"peer": 2.0} and summary["steps_per_second"] == {"ours": 300.0, "peer": 200.0}

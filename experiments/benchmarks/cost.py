@@ -1,0 +1,68 @@
+"""What each agent costs beside SAC at equal network sizes, in one run: every figure is a process of its own, in turn.
+
+    python experiments/benchmarks/cost.py              (in-graph Pendulum, so that the update is nearly everything)
+    python experiments/benchmarks/cost.py --quick      (tiny budgets: checks the script, measures nothing)
+
+Writes experiments/results/cost.json: for each agent the time of a step relative to SAC's in the same round, median
+over the rounds, with all rounds, versions and settings. Two hidden layers of 256, batch 256, one update per step.
+"""
+
+import argparse
+import json
+import pathlib
+import statistics
+import sys
+
+from throughput import RESULTS, measure, side_by_side
+
+SAC = "sac"
+ARMS = {
+    SAC: ("sac", {}),
+    "dsac_t": ("dsac_t", {"hidden_sizes": [256, 256], "activation": "relu"}),
+    "dsac_t, gelu": ("dsac_t", {"hidden_sizes": [256, 256]}),
+    **{f"pmoe, K = {k}": ("pmoe", {"num_experts": k}) for k in (1, 2, 4, 8, 16)},
+    "pmoe, K = 4, all experts": ("pmoe", {"num_experts": 4, "train_experts": "all"}),
+}
+
+
+def relative_time(rates: dict[str, list[float]]) -> dict[str, float]:
+    """Median over rounds of SAC's steps per second over each arm's."""
+    return {
+        name: round(statistics.median(a / b for a, b in zip(rates[SAC], each, strict=True)), 3)
+        for name, each in rates.items()
+    }
+
+
+def main() -> None:
+    """Measure all agents and write the record."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=2_000, help="timed steps per process")
+    parser.add_argument("--env", default="phys2d/Pendulum-v0")
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--out", type=pathlib.Path, default=RESULTS / "cost.json")
+    args = parser.parse_args()
+    rounds, steps = (1, 20) if args.quick else (args.rounds, args.steps)
+    options = (f"--env={args.env}", f"--steps={steps}", "--capacity=10000")
+    ours = (sys.executable, "ours.py")
+    commands = {
+        name: (*ours, "train", f"--agent={agent}", f"--config={json.dumps(config)}", *options)
+        for name, (agent, config) in list(ARMS.items())[: 2 if args.quick else None]
+    }
+    rates = side_by_side(commands, rounds)
+    last = measure(*ours, "matmul", "--repeats=1")
+    record = {
+        "command": f"python experiments/benchmarks/cost.py --rounds={rounds} --steps={steps} --env={args.env}",
+        "time_per_step_over_sac": relative_time(rates),
+        "steps_per_second": {name: round(statistics.median(each), 1) for name, each in rates.items()},
+        "rounds": {name: [round(x, 1) for x in each] for name, each in rates.items()},
+        "config": {name: config for name, (_, config) in ARMS.items() if name in rates},
+        **{key: last[key] for key in ("versions", "commit", "machine")},
+    }
+    args.out.write_text(json.dumps(record, indent=1) + "\n")
+    for name, ratio in record["time_per_step_over_sac"].items():
+        print(f"{name:28s} {ratio:5.2f} x SAC's time per step")
+
+
+if __name__ == "__main__":
+    main()
