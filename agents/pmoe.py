@@ -54,7 +54,8 @@ class Config:
     greedy: Literal["gate", "critic"] = struct.field(pytree_node=False, default="gate")
     """Whose mean is the greedy action: the expert with the largest weight, or with the largest min_i Q_i."""
     standardize_rewards: bool = struct.field(pytree_node=False, default=False)
-    """Rewards of a batch as 10 (r - mean) / std (public code): it removes the bonus for staying alive."""
+    """Rewards of a batch as 10 (r - mean) / std (public code), whatever their scale: it removes bonuses for staying
+    alive."""
     learn_temperature: bool = struct.field(pytree_node=False, default=True)
     """Adapt alpha to the target entropy."""
     hidden_sizes: tuple[int, ...] = struct.field(pytree_node=False, default=(256, 256))
@@ -111,10 +112,10 @@ def gradient_step(
         loss = sac_losses.critic_loss(values, reward, batch.terminated, next_q, next_log_prob, alpha, config.discount)
         return loss, jnp.mean(values)
 
-    def q_of_each(u):
+    def q_of_each(action):
         """Q_i of M actions per state: (B, M, A) -> (N, B, M)."""
-        observation = jax.tree.map(lambda x: jnp.repeat(x, u.shape[1], axis=0), batch.observation)
-        return q(critics, observation, jnp.tanh(u).reshape(-1, u.shape[-1])).reshape(-1, *u.shape[:2])
+        observation = jax.tree.map(lambda x: jnp.repeat(x, action.shape[1], axis=0), batch.observation)
+        return q(critics, observation, action.reshape(-1, action.shape[-1])).reshape(-1, *action.shape[:2])
 
     def actor_loss(actor):
         policy = pi(actor, batch.observation)
@@ -127,10 +128,12 @@ def gradient_step(
             if config.log_prob == "mixture":
                 log_prob = mixture.log_prob(u[:, 0])[:, None]
             log_prob = log_prob - _log_jacobian(u)
-            loss = losses.expert_loss(log_prob, q_of_each(u), alpha)
+            loss = losses.expert_loss(log_prob, q_of_each(jnp.tanh(u)), alpha)
             return loss, (log_prob[:, 0], mixture.logits, jnp.zeros(()))
 
-        values = q_of_each(jax.lax.stop_gradient(u))  # the winner is chosen first, so that only it is differentiated
+        values = q_of_each(
+            jax.lax.stop_gradient(jnp.tanh(u))
+        )  # the winner is chosen first, so that only it is differentiated
         everyone = jnp.broadcast_to(jnp.arange(config.num_experts), own.shape)
         if config.gate_gradient == "frequency":
             expert = losses.best_expert(values)
@@ -140,8 +143,8 @@ def gradient_step(
             _, each = _of_experts(config, policy, u, own, everyone)
             gate_loss = losses.score_loss(mixture.logits, expert, jnp.min(values, axis=0) - alpha * each)
         trained = everyone if config.train_experts == "all" else expert[:, None]
-        u, log_prob = _of_experts(config, policy, u, own, trained)
-        loss = losses.expert_loss(log_prob, q_of_each(u), alpha)
+        action, log_prob = _of_experts(config, policy, u, own, trained)
+        loss = losses.expert_loss(log_prob, q_of_each(action), alpha)
         if config.train_experts == "all":  # as if the gate had chosen
             log_prob = jnp.sum(jax.nn.softmax(mixture.logits) * log_prob, axis=1, keepdims=True)
         return loss + config.gate_loss_scale * gate_loss, (log_prob[:, 0], mixture.logits, gate_loss)
@@ -193,19 +196,19 @@ def _sample(config: Config, policy: TanhNormalMixture, key: jax.Array) -> tuple[
     """An action (B, A) of a sampled expert, and its log pi (B,)."""
     u, own = policy.pre_tanh.experts.sample_and_log_prob(key)  # (B, K, A), (B, K)
     expert = policy.pre_tanh.gate.sample(jax.random.fold_in(key, 1))[:, None]
-    u, log_prob = _of_experts(config, policy, u, own, expert)
-    return jnp.tanh(u[:, 0]), log_prob[:, 0]
+    action, log_prob = _of_experts(config, policy, u, own, expert)
+    return action[:, 0], log_prob[:, 0]
 
 
 def _of_experts(
     config: Config, policy: TanhNormalMixture, u: jax.Array, own: jax.Array, expert: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Pre-tanh samples (B, M, A) and log pi (B, M) of the `expert`s (B, M), from those of all, (B, K, A) and (B, K)."""
+    """Actions (B, M, A) and log pi (B, M) of `expert`s (B, M), from the pre-tanh samples of all, (B, K, A), (B, K)."""
     u, own = jnp.take_along_axis(u, expert[..., None], axis=1), jnp.take_along_axis(own, expert, axis=1)
     mixture = policy.pre_tanh
     if config.log_prob == "mixture":
         own = losses.log_prob_of_expert_actions(mixture.logits, mixture.experts, u, own, expert)
-    return u, own - _log_jacobian(u)
+    return jnp.tanh(u), own - _log_jacobian(u)
 
 
 def _log_jacobian(u: jax.Array) -> jax.Array:

@@ -90,6 +90,7 @@ _RANGES = {
     "fixed_boundary": (0.0, math.inf),
     "epsilon": (0.0, math.inf),
     "scale_epsilon": (0.0, math.inf),
+    "gate_loss_scale": (0.0, math.inf),
     "gumbel_temperature": (1e-8, math.inf),
     "initial_temperature": (1e-8, 1e8),
 }
