@@ -51,7 +51,7 @@ class Config:
     """Which experts learn in a state: the chosen one (back-propagation-max), or all. Gumbel has the chosen one."""
     log_prob: Literal["mixture", "component"] = struct.field(pytree_node=False, default="mixture")
     """log pi in target, policy and temperature: the mixture's, or the chosen expert's own (public code)."""
-    greedy: Literal["gate", "critic"] = struct.field(pytree_node=False, default="gate")
+    greedy: Literal["gate", "critic"] = struct.field(pytree_node=False, default="critic")
     """Whose mean is the greedy action: the expert with the largest weight, or with the largest min_i Q_i."""
     standardize_rewards: bool = struct.field(pytree_node=False, default=False)
     """Rewards of a batch as 10 (r - mean) / std (public code), whatever their scale: it removes bonuses for staying

@@ -11,9 +11,10 @@ The gate learns from L_frep alone: its fixed point is w_k(s) = P(expert k is the
 for it are a score-function gradient (`score_loss`) and straight-through Gumbel-softmax (`straight_through`).
 
 log pi is that of the mixture, so that the temperature weighs the policy's true entropy; the public code takes the
-chosen expert's own density, which misses up to log K of it. Under the gradient, weights and other experts are held
-fixed in log pi, which then moves with the action and with its own expert's score, whole as in SAC. That is the true
-gradient in the mean over the mixture's actions: every score has mean zero there.
+chosen expert's own density, which misses up to log K of it. Its gradient is taken with respect to the expert that acts,
+weights and other experts held fixed. This is not the gradient of the mixture's entropy in the mean (the experts' scores
+do not cancel), and must not be: a_j is picked by the critics, not drawn from its expert, so that scores push it away
+from the actions that were best. On phys2d/Pendulum-v0, variants with whole scores did not learn under "best".
 """
 
 import chex
@@ -74,13 +75,7 @@ def log_prob_of_expert_actions(
     fixed = jax.tree.map(lambda x: jax.lax.stop_gradient(x)[:, None], experts)  # (B, 1, K, A)
     each = fixed.log_prob(u[:, :, None])  # (B, M, K)
     each = jnp.where(jax.nn.one_hot(expert, logits.shape[1], dtype=bool), own[..., None], each)
-    log_prob = jax.nn.logsumexp(jax.lax.stop_gradient(jax.nn.log_softmax(logits))[:, None] + each, axis=-1)
-    # So far own's score counts by its share of the density. The rest of it adds zero to the value.
-    log_weight = jnp.take_along_axis(jax.nn.log_softmax(logits), expert, axis=1)
-    share = jax.lax.stop_gradient(jnp.exp(log_weight + own - log_prob))
-    mine = jax.tree.map(lambda x: jnp.take_along_axis(x, expert[..., None], axis=1), experts)
-    score = mine.log_prob(jax.lax.stop_gradient(u))
-    return log_prob + (1.0 - share) * (score - jax.lax.stop_gradient(score))
+    return jax.nn.logsumexp(jax.lax.stop_gradient(jax.nn.log_softmax(logits))[:, None] + each, axis=-1)
 
 
 def expert_loss(log_prob: jax.Array, q: jax.Array, alpha: jax.Array) -> jax.Array:

@@ -14,6 +14,7 @@ import pytest
 import agents
 from offpolicy_jax import replay as ring
 from offpolicy_jax.errors import UserError
+from offpolicy_jax.training.agent import check
 from offpolicy_jax.training.seeds import config_axes
 from tests.agents.probing import assert_close, assert_same, differ, full_replay, spec_of, start, tiny
 
@@ -177,3 +178,28 @@ def test_seeds_with_hyper_parameters_of_their_own_are_runs_of_their_own(agent):
     first = jax.tree.map(lambda x: np.stack([x[0], x[0]]), states)
     out, _ = jax.tree.map(np.asarray, update(configs, first, replays, STEP, keys[np.array([0, 0])]))
     assert differ(seed(out, 0), seed(out, 1))
+
+
+@EACH
+def test_a_prediction_is_of_an_action_that_the_policy_samples(agent):
+    """The value bias reads it: finite, one per environment, and no bonus at no temperature."""
+    config, spec, state, _ = begun(agent)
+    predict = jax.jit(agent.predict)
+    observation = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
+    action, value, bonus = predict(config, state, observation, jax.random.key(0))
+    assert action.shape == (4, *spec.action.shape) and action.dtype == spec.action.dtype
+    assert value.shape == bonus.shape == (4,)
+    assert np.all(np.isfinite(value)) and np.all(np.isfinite(bonus))
+    many = np.repeat(observation[:1], 200, axis=0)
+    assert differ(
+        predict(config, state, many, jax.random.key(0))[0], predict(config, state, many, jax.random.key(1))[0]
+    )
+    cold = state.replace(log_alpha=np.float32(-np.inf))
+    np.testing.assert_array_equal(predict(config, cold, observation, jax.random.key(0))[2], 0.0)
+
+
+@EACH
+def test_presets_are_configs_that_a_run_accepts(agent):
+    for config in getattr(agent, "PRESETS", {}).values():
+        assert isinstance(config, agent.Config)
+        check(config)

@@ -167,14 +167,14 @@ def reference_step(config, state, batch, key):
         return policy.logits, policy.mean, std, policy.mean + std * jax.random.normal(key, std.shape)
 
     def log_probs(logits, mean, std, u):
-        """Of the sample of each expert, (B, K); it moves in a fixed mixture, and its own score is added."""
-        own = normal(jax.lax.stop_gradient(u), mean, std)
-        score = own - jax.lax.stop_gradient(own)
-        mean, std, w = (jax.lax.stop_gradient(x)[:, None] for x in (mean, std, jax.nn.softmax(logits)))
-        each = normal(u[:, :, None], mean, std)  # sample of expert k under expert j
+        """Of the sample of each expert, (B, K); in the mixture's, w and other experts are constants."""
+        each = normal(u[:, :, None], mean[:, None], std[:, None])  # sample of expert k under expert j
+        fixed = normal(u[:, :, None], *(jax.lax.stop_gradient(x)[:, None] for x in (mean, std)))
+        each = jnp.where(jnp.eye(u.shape[1], dtype=bool), each, fixed)
         if config.log_prob == "component":
-            return jnp.diagonal(each, axis1=1, axis2=2) + score - jacobian(u)
-        return jax.nn.logsumexp(each, axis=-1, b=w) + score - jacobian(u)
+            return jnp.diagonal(each, axis1=1, axis2=2) - jacobian(u)
+        w = jax.lax.stop_gradient(jax.nn.softmax(logits))[:, None]
+        return jax.nn.logsumexp(each, axis=-1, b=w) - jacobian(u)
 
     def smallest(critics, observation, u):
         """min_i Q_i of the sample of each expert, (B, K)."""

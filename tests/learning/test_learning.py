@@ -2,7 +2,7 @@
 
 import pytest
 
-from agents import sac, sac_discrete
+from agents import dsac_t, pmoe, sac, sac_discrete
 from offpolicy_jax.training import Settings, train
 
 SMALL = {"hidden_sizes": (64, 64), "batch_size": 128}
@@ -14,6 +14,21 @@ def test_sac_swings_the_pendulum_up(env):
     config = sac.Config(learning_rate=1e-3, learning_starts=1_000, **SMALL)
     settings = Settings(env=env, steps=6_000, seeds=3, eval_every=6_000, eval_episodes=50, progress=False)
     assert train(sac, settings, config).summary["iqm"] >= -200
+
+
+PENDULUM = Settings(env="phys2d/Pendulum-v0", steps=8_000, seeds=3, eval_every=8_000, eval_episodes=50, progress=False)
+
+
+@pytest.mark.slow
+def test_dsac_t_swings_the_pendulum_up():
+    config = dsac_t.PRESETS["quick"].replace(**SMALL)  # type: ignore[attr-defined]
+    assert train(dsac_t, PENDULUM, config).summary["iqm"] >= -200
+
+
+@pytest.mark.slow
+def test_pmoe_swings_the_pendulum_up():
+    config = pmoe.Config(learning_rate=1e-3, learning_starts=1_000, **SMALL)
+    assert train(pmoe, PENDULUM, config).summary["iqm"] >= -200
 
 
 @pytest.mark.slow

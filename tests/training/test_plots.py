@@ -105,3 +105,18 @@ def test_no_global_state(tmp_path):
         "assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "JAX_PLATFORMS": "cpu"})
+
+
+@pytest.mark.parametrize(("panels", "log"), [(1, False), (2, True)])
+def test_a_comparison_draws_every_arm(tmp_path, panels, log):
+    """Each arm's ink is there, also with a diverged seed; arms beyond the first differ in ink."""
+    path, x = tmp_path / "arms.png", 10.0 ** np.arange(-2, 3)
+    values = np.random.default_rng(0).normal(size=(3, len(x), 4))
+    values[1, 2, 0] = np.nan
+    arms = {name: (x, each) for name, each in zip("abc", values, strict=True)}
+    tasks = {f"task {i}": arms for i in range(panels)}
+    plots.comparison(path, tasks, xlabel="Scale", ylabel="Return", caption="Tiny.", log=log)
+    image = matplotlib.image.imread(path)[..., :3]
+    for color, _, _ in plots._ARMS[:3]:
+        ink = np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+        assert np.sum(np.all(np.abs(image - ink) < 0.02, axis=-1)) > 200 * panels
