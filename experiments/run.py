@@ -21,7 +21,7 @@ import agents
 from offpolicy_jax.errors import UserError
 from offpolicy_jax.training import Settings, compilation, seeds, train
 from offpolicy_jax.training.run_directory import RunDirectory
-from offpolicy_jax.training.train import check_settings
+from offpolicy_jax.training.settings import check_settings
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -3,11 +3,7 @@
 import dataclasses
 import json
 import math
-import os
-import resource
-import signal
 import sys
-import threading
 import time
 from typing import Any
 
@@ -17,54 +13,13 @@ import numpy as np
 
 from offpolicy_jax import environments
 from offpolicy_jax.errors import UserError
-from offpolicy_jax.statistics import interquartile_mean, stratified_bootstrap_interval
 from offpolicy_jax.training import checkpoints, compilation, evaluation, host, in_graph, plots
 from offpolicy_jax.training import seeds as seed_axis
 from offpolicy_jax.training.agent import Agent, check, resolve
-from offpolicy_jax.training.learner import start
-from offpolicy_jax.training.run_directory import LOGGERS, Row, RunDirectory, loggers, provenance
-from offpolicy_jax.transition import EnvironmentSpec
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """What a run is, besides its agent and hyper-parameters."""
-
-    env: str = "phys2d/Pendulum-v0"
-    """Environment id: Gymnasium's, phys2d/..., tabular/... or dm_control/<domain>-<task>-v0."""
-    steps: int = 10_000
-    """Environment steps per seed, summed over its parallel environments."""
-    seeds: int = 3
-    """Number of seeds, trained at once."""
-    seed: int = 0
-    """The first seed; the others follow it."""
-    num_envs: int = 1
-    """Parallel environments per seed."""
-    eval_every: int = 0
-    """Steps between evaluations; 0: twenty evaluations."""
-    eval_episodes: int = 10
-    """Episodes per evaluation and seed."""
-    value_bias: bool = False
-    """Measure at each evaluation by how much the critics overestimate the soft return of sampled actions."""
-    normalize_observations: bool = False
-    """Normalise observations by their running mean and standard deviation."""
-    normalize_rewards: bool = False
-    """Divide rewards by the running standard deviation of the discounted return."""
-    run_dir: str | None = None
-    """Directory of the run's files; none are written without one."""
-    resume: bool = False
-    """Continue the run in run_dir, exactly; start it if it has no checkpoint yet."""
-    checkpoint_every: int = 0
-    """Least number of steps between checkpoints, which are taken at evaluations; 0: at each of them."""
-    log: tuple[str, ...] = ()
-    """Further sinks for the metrics: tensorboard, wandb."""
-    progress: bool = True
-    """Show a progress bar."""
-
-
-FREE_ON_RESUME = ("steps", "run_dir", "resume", "checkpoint_every", "log", "progress")
-"""Settings that may change when a run is resumed: they do not change the numbers."""
-
+from offpolicy_jax.training.interruption import Interrupt
+from offpolicy_jax.training.run_directory import Row, RunDirectory, loggers, provenance
+from offpolicy_jax.training.settings import Settings, check_memory, check_settings, differences
+from offpolicy_jax.training.summary import as_json, final_statistics, peak_memory_mb
 
 COLUMNS = {"step": int, "seed": int, "return": float, "length": float, "return_std": float, "episodes": int}
 """Columns of the table of evaluations; `VALUE_COLUMNS` follow if the value bias was asked for."""
@@ -97,42 +52,6 @@ def train(agent: Agent, settings: Settings | None = None, config: Any = None) ->
         return run.train()
     finally:
         run.close()
-
-
-def check_settings(settings: Settings) -> None:
-    """Raises UserError, one line, for settings that no run could use."""
-    limits = {"steps": 1, "seeds": 1, "seed": 0, "num_envs": 1, "eval_every": 0, "eval_episodes": 1}
-    for name, low in {**limits, "checkpoint_every": 0}.items():
-        flag, value = "--" + name.replace("_", "-"), getattr(settings, name)
-        if value < low:
-            raise UserError(f"{flag} must be at least {low}, not {value}")
-        if value >= 2**31:  # steps and sizes are int32 on the device
-            raise UserError(f"{flag} must be below 2147483648, not {value}")
-    if settings.resume and settings.run_dir is None:
-        raise UserError("--resume needs --run-dir: which run shall go on?")
-    if unknown := [name for name in settings.log if name not in LOGGERS]:
-        raise UserError(f"--log={unknown[0]} is unknown: use {' or '.join(LOGGERS)}")
-
-
-def check_memory(agent: Agent, settings: Settings, config: Any, spec: EnvironmentSpec) -> None:
-    """Raises UserError if replay, parameters and batches of all seeds cannot fit, before anything is allocated."""
-    keys = jax.eval_shape(lambda: jax.random.key(0))
-    one = jax.tree.map(lambda x: jax.ShapeDtypeStruct((), np.float32) if np.ndim(x) else x, config)
-    learner = jax.eval_shape(lambda c, k: start(agent, c, spec, k, settings.num_envs, False, False), one, keys)
-    row = sum(x.dtype.itemsize * math.prod(x.shape[2:]) for x in jax.tree.leaves(learner.replay.storage))
-    needed = sum(x.dtype.itemsize * math.prod(x.shape) for x in jax.tree.leaves(learner))
-    iteration = config.rollout_length * settings.num_envs
-    batches = config.gradient_steps if getattr(config, "gradient_steps", 0) > 0 else iteration
-    needed = (needed + row * getattr(config, "batch_size", 0) * batches) * settings.seeds
-    if needed > (available := _memory_bytes(settings.seeds)):
-        raise UserError(
-            f"this run needs {needed / 1e9:,.1f} GB and the machine has {available / 1e9:,.1f}: lower --seeds, "
-            "--num-envs or --config.replay_capacity, or the network and batch sizes"
-        )
-    if (copies := settings.seeds * max(settings.num_envs, settings.eval_episodes)) > _MOST_ENVIRONMENTS:
-        raise UserError(f"{copies} environments at once are too many: lower --seeds, --num-envs or --eval-episodes")
-    if iteration > settings.steps:
-        raise UserError(f"one update takes {iteration} steps of a seed: ask for more --steps, or fewer --num-envs")
 
 
 class _Run:
@@ -184,7 +103,7 @@ class _Run:
         eval_every, report_every = self.schedule["eval_every"], self.schedule["report_every"]
         carry = self.begin(total)
         step = saved_at = int(carry.learner.step)
-        with _Interrupt() as interrupt, self.progress(total, step) as bar:
+        with Interrupt() as interrupt, self.progress(total, step) as bar:
             while step < total and not interrupt.requested:
                 next_evaluation = min(total, _next_multiple(step, eval_every, unit))
                 target = min(next_evaluation, _next_multiple(step, report_every, unit))
@@ -239,7 +158,7 @@ class _Run:
         if not self.settings.resume:
             raise UserError(f"{path} already holds a run: add --resume to continue it, or choose another --run-dir")
         asked = {"agent": self.name, "settings": dataclasses.asdict(self.settings), "config": as_json(config)}
-        for name, old, new in _differences(previous, asked):
+        for name, old, new in differences(previous, asked):
             raise UserError(
                 f"the run in {path} has {name}={old}, not {new}: "
                 "drop that option to resume it, or choose another --run-dir"
@@ -383,97 +302,7 @@ class _Run:
         )
 
 
-def final_statistics(table: dict[str, np.ndarray], num_seeds: int) -> dict[str, Any]:
-    """Per-seed returns at the last evaluation, their mean, IQM and 95 % bootstrap interval over seeds.
-
-    A diverged seed counts: where one has no return, or none that is finite, the averages are None.
-    """
-    if not len(table["step"]):
-        return {"final_return": {}}
-    last = table["step"] == table["step"].max()
-    returns = table["return"][last]
-    seeds = table["seed"][last]
-    finite = len(returns) == num_seeds and bool(np.all(np.isfinite(returns)))
-    low, high = stratified_bootstrap_interval(returns) if finite else (math.nan, math.nan)
-    number = lambda x: round(float(x), 4) if math.isfinite(x) else None  # noqa: E731
-    return {
-        "step": int(table["step"].max()),
-        "final_return": {str(seed): number(x) for seed, x in zip(seeds, returns, strict=True)},
-        "episodes_per_seed": int(table["episodes"][last].min()),
-        "mean": number(np.mean(returns)) if finite else None,
-        "iqm": number(interquartile_mean(returns)) if finite else None,
-        "iqm_interval_95": [number(low), number(high)],
-    }
-
-
-def as_json(config: Any) -> dict[str, Any]:
-    """A config as JSON types."""
-
-    def plain(value):
-        if isinstance(value, tuple):
-            return list(value)
-        return value.tolist() if isinstance(value, np.ndarray | np.generic | jax.Array) else value
-
-    return {field.name: plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
-
-
-def peak_memory_mb() -> float:
-    """Peak memory of the accelerator if there is one, else of the process, in MB."""
-    statistics = jax.local_devices()[0].memory_stats() or {}
-    if "peak_bytes_in_use" in statistics:
-        return statistics["peak_bytes_in_use"] / 1e6
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak * (1 if sys.platform == "darwin" else 1024) / 1e6
-
-
-_MOST_ENVIRONMENTS = 100_000
-
-
-def _memory_bytes(num_seeds: int) -> float:
-    """Memory of the accelerators that so many seeds use, or of the machine."""
-    devices = list(seed_axis.mesh(num_seeds).devices.flat)
-    return sum((device.memory_stats() or {}).get("bytes_limit", 0) for device in devices) or os.sysconf(
-        "SC_PAGE_SIZE"
-    ) * os.sysconf("SC_PHYS_PAGES")
-
-
 def _next_multiple(step: int, interval: int, unit: int) -> int:
     """The first multiple of the interval after a step, rounded up to whole iterations."""
     following = (step // interval + 1) * interval
     return -(-following // unit) * unit
-
-
-def _differences(previous: dict[str, Any], asked: dict[str, Any]):
-    if previous["agent"] != asked["agent"]:
-        yield "--agent", previous["agent"], asked["agent"]
-    before = {**previous, "settings": dataclasses.asdict(Settings()) | previous["settings"]}  # settings that came later
-    for part, prefix in (("settings", "--"), ("config", "--config.")):
-        for name, new in asked[part].items():
-            new = list(new) if isinstance(new, tuple) else new
-            if part == "settings" and name in FREE_ON_RESUME:
-                continue
-            if name not in before[part] or before[part][name] != new:
-                flag = prefix + (name.replace("_", "-") if part == "settings" else name)
-                yield flag, before[part].get(name, "(absent)"), new
-
-
-class _Interrupt:
-    """Turns Ctrl-C and SIGTERM into a request that the loop honours at a safe point. A second Ctrl-C ends at once."""
-
-    requested = False
-
-    def __enter__(self):
-        self._old = {}
-        if threading.current_thread() is threading.main_thread():
-            for kind in (signal.SIGINT, signal.SIGTERM):
-                self._old[kind] = signal.signal(kind, self._handle)
-        return self
-
-    def _handle(self, kind, frame):
-        if self.requested and kind == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.requested = True
-
-    def __exit__(self, *_):
-        for kind, old in self._old.items():
-            signal.signal(kind, old)

@@ -1,0 +1,119 @@
+"""What a run is besides its agent: settings, and what is refused before anything runs."""
+
+import dataclasses
+import math
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from offpolicy_jax.errors import UserError
+from offpolicy_jax.training import seeds as seed_axis
+from offpolicy_jax.training.agent import Agent
+from offpolicy_jax.training.learner import start
+from offpolicy_jax.training.run_directory import LOGGERS
+from offpolicy_jax.transition import EnvironmentSpec
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What a run is, besides its agent and hyper-parameters."""
+
+    env: str = "phys2d/Pendulum-v0"
+    """Environment id: Gymnasium's, phys2d/..., tabular/... or dm_control/<domain>-<task>-v0."""
+    steps: int = 10_000
+    """Environment steps per seed, summed over its parallel environments."""
+    seeds: int = 3
+    """Number of seeds, trained at once."""
+    seed: int = 0
+    """The first seed; the others follow it."""
+    num_envs: int = 1
+    """Parallel environments per seed."""
+    eval_every: int = 0
+    """Steps between evaluations; 0: twenty evaluations."""
+    eval_episodes: int = 10
+    """Episodes per evaluation and seed."""
+    value_bias: bool = False
+    """Measure at each evaluation by how much the critics overestimate the soft return of sampled actions."""
+    normalize_observations: bool = False
+    """Normalise observations by their running mean and standard deviation."""
+    normalize_rewards: bool = False
+    """Divide rewards by the running standard deviation of the discounted return."""
+    run_dir: str | None = None
+    """Directory of the run's files; none are written without one."""
+    resume: bool = False
+    """Continue the run in run_dir, exactly; start it if it has no checkpoint yet."""
+    checkpoint_every: int = 0
+    """Least number of steps between checkpoints, which are taken at evaluations; 0: at each of them."""
+    log: tuple[str, ...] = ()
+    """Further sinks for the metrics: tensorboard, wandb."""
+    progress: bool = True
+    """Show a progress bar."""
+
+
+FREE_ON_RESUME = ("steps", "run_dir", "resume", "checkpoint_every", "log", "progress")
+"""Settings that may change when a run is resumed: they do not change the numbers."""
+
+
+def check_settings(settings: Settings) -> None:
+    """Raises UserError, one line, for settings that no run could use."""
+    limits = {"steps": 1, "seeds": 1, "seed": 0, "num_envs": 1, "eval_every": 0, "eval_episodes": 1}
+    for name, low in {**limits, "checkpoint_every": 0}.items():
+        flag, value = "--" + name.replace("_", "-"), getattr(settings, name)
+        if value < low:
+            raise UserError(f"{flag} must be at least {low}, not {value}")
+        if value >= 2**31:  # steps and sizes are int32 on the device
+            raise UserError(f"{flag} must be below 2147483648, not {value}")
+    if settings.resume and settings.run_dir is None:
+        raise UserError("--resume needs --run-dir: which run shall go on?")
+    if unknown := [name for name in settings.log if name not in LOGGERS]:
+        raise UserError(f"--log={unknown[0]} is unknown: use {' or '.join(LOGGERS)}")
+
+
+def check_memory(agent: Agent, settings: Settings, config: Any, spec: EnvironmentSpec) -> None:
+    """Raises UserError if replay, parameters and batches of all seeds cannot fit, before anything is allocated."""
+    keys = jax.eval_shape(lambda: jax.random.key(0))
+    one = jax.tree.map(lambda x: jax.ShapeDtypeStruct((), np.float32) if np.ndim(x) else x, config)
+    learner = jax.eval_shape(lambda c, k: start(agent, c, spec, k, settings.num_envs, False, False), one, keys)
+    row = sum(x.dtype.itemsize * math.prod(x.shape[2:]) for x in jax.tree.leaves(learner.replay.storage))
+    needed = sum(x.dtype.itemsize * math.prod(x.shape) for x in jax.tree.leaves(learner))
+    iteration = config.rollout_length * settings.num_envs
+    batches = config.gradient_steps if getattr(config, "gradient_steps", 0) > 0 else iteration
+    needed = (needed + row * getattr(config, "batch_size", 0) * batches) * settings.seeds
+    if needed > (available := _memory_bytes(settings.seeds)):
+        raise UserError(
+            f"this run needs {needed / 1e9:,.1f} GB and the machine has {available / 1e9:,.1f}: lower --seeds, "
+            "--num-envs or --config.replay_capacity, or the network and batch sizes"
+        )
+    if (copies := settings.seeds * max(settings.num_envs, settings.eval_episodes)) > _MOST_ENVIRONMENTS:
+        raise UserError(f"{copies} environments at once are too many: lower --seeds, --num-envs or --eval-episodes")
+    if iteration > settings.steps:
+        raise UserError(f"one update takes {iteration} steps of a seed: ask for more --steps, or fewer --num-envs")
+
+
+def differences(previous: dict[str, Any], asked: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """Flag, old and new value of everything in which a run that is asked for differs from the one to resume."""
+    if previous["agent"] != asked["agent"]:
+        yield "--agent", previous["agent"], asked["agent"]
+    before = {**previous, "settings": dataclasses.asdict(Settings()) | previous["settings"]}  # settings that came later
+    for part, prefix in (("settings", "--"), ("config", "--config.")):
+        for name, new in asked[part].items():
+            new = list(new) if isinstance(new, tuple) else new
+            if part == "settings" and name in FREE_ON_RESUME:
+                continue
+            if name not in before[part] or before[part][name] != new:
+                flag = prefix + (name.replace("_", "-") if part == "settings" else name)
+                yield flag, before[part].get(name, "(absent)"), new
+
+
+_MOST_ENVIRONMENTS = 100_000
+
+
+def _memory_bytes(num_seeds: int) -> float:
+    """Memory of the accelerators that so many seeds use, or of the machine."""
+    devices = list(seed_axis.mesh(num_seeds).devices.flat)
+    return sum((device.memory_stats() or {}).get("bytes_limit", 0) for device in devices) or os.sysconf(
+        "SC_PAGE_SIZE"
+    ) * os.sysconf("SC_PHYS_PAGES")
