@@ -16,11 +16,12 @@ from flax import struct
 
 from offpolicy_jax import networks, parameters
 from offpolicy_jax.errors import UserError
+from offpolicy_jax.exploration import uniform_before
 from offpolicy_jax.losses import dsac_t as losses
 from offpolicy_jax.losses import sac as sac_losses
 from offpolicy_jax.losses.td import squared_td_error
 from offpolicy_jax.networks import Activation, Critics, KernelInit, Params, TanhNormalPolicy, function
-from offpolicy_jax.replay import Replay, scan_batches
+from offpolicy_jax.replay import Replay, scan_batches, steps_per_update
 from offpolicy_jax.transition import EnvironmentSpec, PyTree, Transition, zeros
 
 
@@ -211,9 +212,9 @@ def update(
     config: Config, state: State, replay: Replay, step: jax.Array, key: jax.Array
 ) -> tuple[State, dict[str, jax.Array]]:
     """Gradient steps on fresh batches, one per environment step unless `gradient_steps` says otherwise."""
-    interval = config.rollout_length * replay.num_envs
-    num_steps = config.gradient_steps if config.gradient_steps > 0 else interval
-    first = step // interval % config.delay * num_steps  # of this update's iterations, up to multiples of the delay
+    num_steps = steps_per_update(replay, config.rollout_length, config.gradient_steps)
+    updates = step // (config.rollout_length * replay.num_envs)
+    first = updates % config.delay * num_steps  # of this update's iterations, up to multiples of the delay
 
     def iterate(carry, batch, key):
         state, iteration = carry
@@ -271,8 +272,7 @@ def act(
     action = function(state.policy_network)(state.actor, observation).sample(sample_key)
     if not config.uniform_warmup:
         return action, {}
-    random = jax.random.uniform(random_key, action.shape, action.dtype, -1.0, 1.0)
-    return jnp.where(step < config.learning_starts, random, action), {}
+    return uniform_before(config.learning_starts, step, action, random_key), {}
 
 
 def policy(config: Config, state: State, observation: PyTree) -> jax.Array:

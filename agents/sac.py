@@ -15,9 +15,10 @@ from flax import struct
 
 from offpolicy_jax import networks, parameters
 from offpolicy_jax.errors import UserError
+from offpolicy_jax.exploration import uniform_before
 from offpolicy_jax.losses import sac as losses
 from offpolicy_jax.networks import Critics, KernelInit, Params, TanhNormalPolicy, function
-from offpolicy_jax.replay import Replay, scan_batches
+from offpolicy_jax.replay import Replay, scan_batches, steps_per_update
 from offpolicy_jax.transition import EnvironmentSpec, PyTree, Transition, zeros
 
 
@@ -137,7 +138,7 @@ def update(
     config: Config, state: State, replay: Replay, step: jax.Array, key: jax.Array
 ) -> tuple[State, dict[str, jax.Array]]:
     """Gradient steps on fresh batches, one per environment step unless `gradient_steps` says otherwise."""
-    num_steps = config.gradient_steps if config.gradient_steps > 0 else config.rollout_length * replay.num_envs
+    num_steps = steps_per_update(replay, config.rollout_length, config.gradient_steps)
     return scan_batches(functools.partial(gradient_step, config), state, replay, key, num_steps, config.batch_size)
 
 
@@ -172,8 +173,7 @@ def act(
     """A sampled action (E, A), or a uniformly random one during the warm-up."""
     sample_key, random_key = jax.random.split(key)
     action = function(state.policy_network)(state.actor, observation).sample(sample_key)
-    random = jax.random.uniform(random_key, action.shape, action.dtype, -1.0, 1.0)
-    return jnp.where(step < config.learning_starts, random, action), {}
+    return uniform_before(config.learning_starts, step, action, random_key), {}
 
 
 def policy(config: Config, state: State, observation: PyTree) -> jax.Array:

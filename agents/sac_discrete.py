@@ -18,7 +18,7 @@ from offpolicy_jax.distributions import Categorical
 from offpolicy_jax.errors import UserError
 from offpolicy_jax.losses import sac_discrete as losses
 from offpolicy_jax.networks import CategoricalPolicy, Critics, KernelInit, Params, function
-from offpolicy_jax.replay import Replay, scan_batches
+from offpolicy_jax.replay import Replay, scan_batches, steps_per_update
 from offpolicy_jax.transition import EnvironmentSpec, PyTree, Transition, zeros
 
 
@@ -136,7 +136,7 @@ def update(
     config: Config, state: State, replay: Replay, step: jax.Array, key: jax.Array
 ) -> tuple[State, dict[str, jax.Array]]:
     """Gradient steps on fresh batches, one per environment step unless `gradient_steps` says otherwise."""
-    num_steps = config.gradient_steps if config.gradient_steps > 0 else config.rollout_length * replay.num_envs
+    num_steps = steps_per_update(replay, config.rollout_length, config.gradient_steps)
     return scan_batches(functools.partial(gradient_step, config), state, replay, key, num_steps, config.batch_size)
 
 

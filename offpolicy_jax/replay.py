@@ -147,6 +147,11 @@ def scan_batches(
     return state, jax.tree.map(lambda x: jnp.mean(x, axis=0), metrics)
 
 
+def steps_per_update(replay: Replay, rollout_length: int, gradient_steps: int) -> int:
+    """Gradient steps of one update: `gradient_steps`, or if negative one per environment step since the last update."""
+    return gradient_steps if gradient_steps > 0 else rollout_length * replay.num_envs
+
+
 def chronological(replay: Replay) -> tuple[Transition, jax.Array]:
     """The whole ring from oldest to youngest, leaves (rows, E, ...), and which entries hold data, bool (rows, E).
 
