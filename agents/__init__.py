@@ -11,6 +11,7 @@ REGISTRY = {
     "sac_discrete": "agents.sac_discrete",
     "dsac_t": "agents.dsac_t",
     "pmoe": "agents.pmoe",
+    "mdpo": "agents.mdpo",
 }
 
 

@@ -69,12 +69,23 @@ class TanhNormal:
 
     def sample_and_log_prob(self, key: jax.Array) -> tuple[jax.Array, jax.Array]:
         """A reparameterised action (..., A) and its log-density in [-1, 1] units (...)."""
-        u, log_prob = Normal(self.mean, self.log_std).sample_and_log_prob(key)
-        return jnp.tanh(u), log_prob - jnp.sum(log_one_minus_tanh_squared(u), -1)
+        action, _, log_prob = self.sample_pre_tanh_and_log_prob(key)
+        return action, log_prob
 
     def log_prob_of_pre_tanh(self, u: jax.Array) -> jax.Array:
         """Log-density of the action tanh(u), given the pre-tanh sample u (..., A): (...)."""
         return Normal(self.mean, self.log_std).log_prob(u) - jnp.sum(log_one_minus_tanh_squared(u), -1)
+
+    def sample_pre_tanh_and_log_prob(self, key: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """A reparameterised action (..., A), its pre-tanh sample u (..., A) and its log-density (...)."""
+        u, log_prob = Normal(self.mean, self.log_std).sample_and_log_prob(key)
+        return jnp.tanh(u), u, log_prob - jnp.sum(log_one_minus_tanh_squared(u), -1)
+
+    def log_probs_of_pre_tanh(self, u: jax.Array) -> jax.Array:
+        """The same for each dimension by itself, (..., A): they add up to the log-density."""
+        noise = (u - self.mean) * jnp.exp(-self.log_std)
+        log_prob = -0.5 * jnp.square(noise) - self.log_std - 0.5 * math.log(2.0 * math.pi)
+        return log_prob - log_one_minus_tanh_squared(u)
 
 
 @struct.dataclass
