@@ -42,13 +42,14 @@ class Config:
     reward_scale: float = 1.0
     """Factor on rewards in the critics' targets."""
     gate_loss_scale: float = 1.0
-    """Factor on the gate's loss."""
+    """Factor on the gate's own loss; Gumbel-softmax has none."""
     gumbel_temperature: float = 1.0
     """Temperature of the relaxed choice under gate_gradient=gumbel."""
     num_experts: int = struct.field(pytree_node=False, default=4)
     """K, the experts of the mixture."""
     gate_gradient: Literal["frequency", "score", "gumbel"] = struct.field(pytree_node=False, default="frequency")
-    """How the gate learns: the paper's frequency loss, or its baselines score function and Gumbel-softmax."""
+    """How the gate learns: the paper's frequency loss, or its baselines score function and Gumbel-softmax. With the
+    last everything, log pi included, is differentiated through."""
     train_experts: Literal["best", "all"] = struct.field(pytree_node=False, default="best")
     """Which experts learn in a state: the chosen one (back-propagation-max), or all. Gumbel has the chosen one."""
     log_prob: Literal["mixture", "component"] = struct.field(pytree_node=False, default="mixture")
@@ -185,7 +186,7 @@ def gradient_step(
         "critic/loss": critic_value,
         "critic/q_mean": q_mean,
         "actor/loss": actor_value,
-        "actor/entropy": -jnp.mean(log_prob),
+        "actor/entropy": -jnp.mean(log_prob),  # of the actions that trained: the winners' under "best"
         "temperature/alpha": alpha,
         "gate/loss": gate_value,
         "gate/entropy": -jnp.mean(jnp.sum(weights * jax.nn.log_softmax(logits), axis=-1)),
@@ -279,7 +280,12 @@ def policy(config: Config, state: State, observation: PyTree) -> jax.Array:
 def predict(
     config: Config, state: State, observation: PyTree, key: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """For the value bias: a sampled action (E, A), min_i Q_i of it (E,), and -alpha log pi of it (E,)."""
+    """For the value bias: a sampled action (E, A), min_i Q_i of it (E,), and -alpha log pi of it (E,).
+
+    Raises UserError if rewards are standardised by batch: such values are in no fixed unit.
+    """
+    if config.standardize_rewards:
+        raise UserError("--value-bias needs --config.no-standardize-rewards: values have no unit otherwise")
     action, log_prob = _sample(config, function(state.policy_network)(state.actor, observation), key)
     q = function(state.critic_network)(state.critics, observation, action)
     return action, jnp.min(q, axis=0), -jnp.exp(state.log_alpha) * log_prob

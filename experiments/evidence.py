@@ -98,7 +98,7 @@ def record(name: str, run_dir: pathlib.Path, progress: bool = True) -> dict[str,
             "step": steps.tolist(),
             **{name: by_seed(name) for name in ("return", "value_bias", "value") if name in table},
         },
-        "started_at_commit": started["commit"],
+        "commits": started["commits"],
         **{key: started[key] for key in ("settings", "resolved_config")},
     }
 

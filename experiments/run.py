@@ -84,7 +84,7 @@ def parse(arguments: list[str]) -> tuple[str, Settings, Any, bool]:
         agent: str = name
         """Which agent learns."""
         preset: str | None = None
-        """Start from another set of hyper-parameters of the agent than its defaults (PRESETS in its file)."""
+        """Start from a named set of hyper-parameters in the agent's file."""
         debug_nans: bool = False
         """Stop at the operation that first makes a NaN (slow)."""
         config: Config = base  # type: ignore[valid-type]

@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2_000, help="timed steps per process")
     parser.add_argument("--env", default="phys2d/Pendulum-v0")
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--out", type=pathlib.Path, default=RESULTS / "cost.json")
+    parser.add_argument("--out", type=pathlib.Path, help="default: experiments/results/cost.json; none with --quick")
     args = parser.parse_args()
     rounds, steps = (1, 20) if args.quick else (args.rounds, args.steps)
     options = (f"--env={args.env}", f"--steps={steps}", "--capacity=10000")
@@ -59,7 +59,8 @@ def main() -> None:
         "config": {name: config for name, (_, config) in ARMS.items() if name in rates},
         **{key: last[key] for key in ("versions", "commit", "machine")},
     }
-    args.out.write_text(json.dumps(record, indent=1) + "\n")
+    if out := args.out or (None if args.quick else RESULTS / "cost.json"):
+        out.write_text(json.dumps(record, indent=1) + "\n")
     for name, ratio in record["time_per_step_over_sac"].items():
         print(f"{name:28s} {ratio:5.2f} x SAC's time per step")
 

@@ -10,8 +10,10 @@ m = (0.5 + 0.25 s, 0.5 + 0.25 s). Arms: SAC; PMOE with two experts and the frequ
 Gumbel-softmax. 10 000 steps, 10 seeds. Held equal: seeds, steps, hidden layers 64 x 64, batches of 128, learning rate
 1e-3, learned temperature with target entropy -2. Metrics, from 64 samples of the trained policy in each of 100
 contexts: coverage, which is twice the smaller share of samples within 0.3 of either mode (1: both modes alike, 0: one
-of them never); and the mean reward of samples. Confirmed if coverage and reward of PMOE exceed those of SAC, and those
-of each other gate gradient.
+of them never); the mean reward of samples; and specialisation, how much the share of samples within 0.3 of the upper
+mode differs between the two experts, sampled by themselves (1: each has a mode of its own; SAC counts as 0). Confirmed
+if all three of PMOE exceed those of SAC, and coverage and reward those of each other gate gradient. Not held equal:
+under Gumbel-softmax log pi is differentiated whole, under the others with respect to the acting expert.
 
     python experiments/claims/pmoe_two_modes.py      (ten minutes on two cores)
 """
@@ -42,7 +44,7 @@ CLAIM = Claim(
     "frequency loss trains the gate better than Gumbel-softmax or the score function",
     paper="Ren et al. 2021, arXiv 2104.09122, abstract",
     paper_says="better than unimodal SAC and than both gradients on six MuJoCo tasks (no verified table)",
-    metric="coverage of both modes, and mean reward, of samples of the trained policy",
+    metric="coverage of both modes and mean reward of samples of the trained policy; specialisation of its experts",
     held_equal="seeds, 10 000 steps, 64 x 64 hidden units, batch 128, learning rate 1e-3, target entropy -2",
     arms={
         "SAC": Arm("sac", SIZES),
@@ -96,21 +98,42 @@ def coverage_and_reward(agent: Any, config: Any, states: Any) -> tuple[np.ndarra
     return np.asarray(jnp.mean(2.0 * jnp.min(shares, axis=-1), axis=1)), np.asarray(jnp.mean(reward, axis=1))
 
 
+def specialisation(agent: str, states: Any) -> np.ndarray:
+    """Mean over contexts of |P(near the upper mode | expert 1) - P(the same | expert 2)|, per seed (S,)."""
+    seeds = len(jax.tree.leaves(states)[0])
+    if agent == "sac":
+        return np.zeros(seeds)
+    observation = jnp.repeat(jnp.linspace(-1.0, 1.0, CONTEXTS)[:, None], SAMPLES, axis=0)
+
+    def shares(state: Any, key: jax.Array) -> jax.Array:
+        experts = state.policy_network.apply(state.actor, observation).pre_tanh.experts
+        action = jnp.tanh(experts.sample(key))  # (CONTEXTS * SAMPLES, 2 experts, 2)
+        near = distances(observation[:, None], action)[..., 0] < NEAR
+        return jnp.mean(near.reshape(CONTEXTS, SAMPLES, 2), axis=1)
+
+    each = jax.jit(jax.vmap(shares))(states, jax.random.split(jax.random.key(1), seeds))
+    return np.asarray(jnp.mean(jnp.abs(each[..., 0] - each[..., 1]), axis=1))
+
+
 def measure(seeds, quick, root):
     """Train every arm; curves are of the greedy reward."""
     steps = 1_000 if quick else 10_000
     settings = Settings(
         "claims/TwoModes", steps=steps, seeds=seeds, eval_every=steps // 20, eval_episodes=200, progress=False
     )
-    coverage, reward, curves = {}, {}, {}
+    coverage, reward, apart, curves = {}, {}, {}, {}
     for label, arm in CLAIM.arms.items():
         result = run(CLAIM, label, settings, root)
-        coverage[label], reward[label] = coverage_and_reward(agents.load(arm.agent), arm.build(), result.states)
+        coverage[label] = reward[label] = apart[label] = np.full(seeds, np.nan)  # as it stays if a seed diverged
+        if result.states is not None:
+            coverage[label], reward[label] = coverage_and_reward(agents.load(arm.agent), arm.build(), result.states)
+            apart[label] = specialisation(arm.agent, result.states)
         curves[label] = (np.unique(result.table["step"]), result.table["return"].reshape(-1, seeds))
     measurements = {
         label: {
             "coverage": coverage[label].round(3).tolist(),
             "reward_of_samples": reward[label].round(3).tolist(),
+            "specialisation": apart[label].round(3).tolist(),
             "greedy_reward": curves[label][1][-1].round(3).tolist(),
         }
         for label in CLAIM.arms
@@ -121,6 +144,7 @@ def measure(seeds, quick, root):
         for name, values in (("coverage", coverage), ("reward", reward))
         for other in others
     ]
+    effects.append(effect("specialisation of PMOE, frequency loss", apart["PMOE, frequency loss"], apart["SAC"]))
 
     def draw(path):
         comparison(

@@ -11,10 +11,9 @@ The gate learns from L_frep alone: its fixed point is w_k(s) = P(expert k is the
 for it are a score-function gradient (`score_loss`) and straight-through Gumbel-softmax (`straight_through`).
 
 log pi is that of the mixture, so that the temperature weighs the policy's true entropy; the public code takes the
-chosen expert's own density, which misses up to log K of it. Its gradient is taken with respect to the expert that acts,
-weights and other experts held fixed. This is not the gradient of the mixture's entropy in the mean (the experts' scores
-do not cancel), and must not be: a_j is picked by the critics, not drawn from its expert, so that scores push it away
-from the actions that were best. On phys2d/Pendulum-v0, variants with whole scores did not learn under "best".
+chosen expert's own density, which misses up to log K of it. Except under Gumbel-softmax, its gradient is taken with
+respect to the expert that acts, weights and other experts held fixed. Scores of the experts then do not cancel over the
+mixture's actions: two equal experts are pushed apart with half the strength of their mixture's entropy gradient.
 """
 
 import chex

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import typing
 from typing import Any, Protocol, TypeVar
 
 import jax
@@ -57,8 +58,13 @@ def resolve(config: C, spec: EnvironmentSpec, steps: int) -> C:
 
 def check(config: Any, num_seeds: int = 1) -> None:
     """Raises UserError, one line, for a hyper-parameter that no run of that many seeds could use."""
+    kinds = typing.get_type_hints(type(config))
     for field in dataclasses.fields(config):
         value, name = getattr(config, field.name), f"config.{field.name}"
+        if isinstance(value, str):
+            choices = typing.get_args(kinds[field.name])
+            if choices and value not in choices:
+                raise UserError(f"{name} must be {' or '.join(choices)}, not {value}")
         if isinstance(value, bool | str):
             continue
         if isinstance(value, tuple):
@@ -97,4 +103,5 @@ _RANGES = {
     "gate_loss_scale": (0.0, math.inf),
     "gumbel_temperature": (1e-8, math.inf),
     "initial_temperature": (1e-8, 1e8),
+    "reward_scale": (1e-30, 1e30),
 }

@@ -93,7 +93,7 @@ def value_bias_in_graph(
             return (env_state, out.observation), (value, reward, bonus, out.terminated, ended)
 
         begun = jax.vmap(environment.reset)(jax.random.split(jax.random.key(_SEED), episodes))
-        return jax.lax.scan(step, begun, jax.random.split(jax.random.key(_SEED), _limit(environment)))[1]
+        return jax.lax.scan(step, begun, _action_keys(environment))[1]
 
     axes = seed_axis.config_axes(config)
     compiled = jax.jit(seed_axis.over_seeds(rollout, (axes, 0, 0), 0, num_seeds, mesh))
@@ -120,8 +120,8 @@ def value_bias_host(agent: Any, environment: HostEnvironment, config: Any, num_s
     def run(learner: Learner) -> tuple[np.ndarray, np.ndarray]:
         normalizer, taken = learner.replay.normalizer, []
         observation = split(environment.reset(np.tile(_SEED + np.arange(episodes), num_seeds)))
-        alive, keys = np.ones(shape, bool), jax.random.split(jax.random.key(_SEED), _limit(environment))
-        for key in keys:
+        alive = np.ones(shape, bool)
+        for key in _action_keys(environment):
             action, value, bonus = map(np.asarray, compiled(config, learner.agent, normalizer, observation, key))
             observation, _, reward, terminated, truncated = map(
                 split, environment.step(action.reshape(-1, *action.shape[2:]))
@@ -134,6 +134,11 @@ def value_bias_host(agent: Any, environment: HostEnvironment, config: Any, num_s
         return _bias(config, *(np.stack(x) for x in zip(*taken, strict=True)))
 
     return run
+
+
+def _action_keys(environment: InGraphEnvironment | HostEnvironment) -> jax.Array:
+    """A key per step, apart from those of the resets."""
+    return jax.random.split(jax.random.fold_in(jax.random.key(_SEED), 1), _limit(environment))
 
 
 def _bias(config: Any, value, reward, bonus, terminated, ended) -> tuple[np.ndarray, np.ndarray]:

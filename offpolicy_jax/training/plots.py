@@ -119,7 +119,7 @@ def comparison(
 
     `panels` maps a title to arms, and an arm's name to (x (K,), values (K, S)) of its S seeds. Arms differ in colour,
     dashes and marker; seeds are thin, their mean is thick, its 95 % bootstrap interval over seeds is shaded. `log`
-    makes the x axis logarithmic.
+    makes the x axis logarithmic. Raises ValueError for more arms than there are styles.
     """
     import matplotlib.style
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -133,6 +133,8 @@ def comparison(
         counts = set()
         for i, (title, arms) in enumerate(panels.items()):
             axes = figure.add_subplot(1, len(panels), i + 1)
+            if len(arms) > len(_ARMS):
+                raise ValueError(f"a panel shows at most {len(_ARMS)} arms, not {len(arms)}")
             for (color, dashes, marker), (label, (x, values)) in zip(_ARMS, arms.items(), strict=False):
                 x, values = np.asarray(x, np.float64), np.asarray(values, np.float64)
                 values = np.where(np.isfinite(values), values, np.nan)

@@ -35,7 +35,7 @@ class RunDirectory:
             kinds = {"agent": str, "settings": dict, "config": dict, "schedule": dict}
             if not all(isinstance(config[key], kind) for key, kind in kinds.items()):
                 raise TypeError
-            return {key: config[key] for key in kinds}
+            return config
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -47,6 +47,13 @@ class RunDirectory:
         with self.disk():
             self.path.mkdir(parents=True, exist_ok=True)
         self.write("config.json", json.dumps(document, indent=2) + "\n")
+
+    def add_commit(self) -> None:
+        """Note in config.json that this commit has trained here: a resumed run may have had several."""
+        document = self.read_config() or {}
+        commits = document.get("commits", [])
+        if (commit := _commit()) not in commits:
+            self.write("config.json", json.dumps(document | {"commits": [*commits, commit]}, indent=2) + "\n")
 
     def is_foreign(self) -> bool:
         """Whether the directory holds files, but no run."""
@@ -134,17 +141,17 @@ def provenance() -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-    here = pathlib.Path(__file__).parent
+    """The commit of this code, with -dirty if a tracked file differs. Results do not count: runs write them."""
+
+    def git(*arguments: str) -> str:
+        here = pathlib.Path(__file__).parent
+        done = subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, timeout=10, check=True)
+        return done.stdout.strip()
+
     try:
-        commit = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-            cwd=here,
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
-        return commit.stdout.strip()
+        status = ("status", "--porcelain", "--untracked-files=no")
+        dirty = git(*status, "--", ":/", ":(top,exclude)experiments/results")
+        return git("rev-parse", "HEAD") + ("-dirty" if dirty else "")
     except (OSError, subprocess.SubprocessError):
         return None
 

@@ -36,7 +36,8 @@ class Settings:
     eval_episodes: int = 10
     """Episodes per evaluation and seed."""
     value_bias: bool = False
-    """Measure at each evaluation by how much the critics overestimate the soft return of sampled actions."""
+    """Measure at each evaluation by how much the critics overestimate the soft return of sampled actions, in units of
+    reward (normalised ones if rewards are)."""
     normalize_observations: bool = False
     """Normalise observations by their running mean and standard deviation."""
     normalize_rewards: bool = False

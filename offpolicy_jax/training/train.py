@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from offpolicy_jax import environments
-from offpolicy_jax.errors import UserError
+from offpolicy_jax.errors import Diverged, UserError
 from offpolicy_jax.training import checkpoints, compilation, evaluation, host, in_graph, plots
 from offpolicy_jax.training import seeds as seed_axis
 from offpolicy_jax.training.agent import Agent, check, resolve
@@ -93,6 +93,7 @@ class _Run:
                 config=as_json(config),
                 resolved_config=as_json(self.config),
                 schedule=self.schedule,
+                commits=(self.previous or {}).get("commits", []),
             )
         self.table: list[Row] = []
         self.training_seconds, self.training_steps = 0.0, 0
@@ -103,6 +104,8 @@ class _Run:
         eval_every, report_every = self.schedule["eval_every"], self.schedule["report_every"]
         carry = self.begin(total)
         step = saved_at = int(carry.learner.step)
+        if self.directory and step < total:
+            self.directory.add_commit()
         with Interrupt() as interrupt, self.progress(total, step) as bar:
             while step < total and not interrupt.requested:
                 next_evaluation = min(total, _next_multiple(step, eval_every, unit))
@@ -198,7 +201,7 @@ class _Run:
         which = ", ".join(f"seed {self.settings.seed + i} at step {diverged_at[i]}" for i in bad)
         advice = "start a new run with a lower --config.learning_rate, or find the cause with --debug-nans"
         kept = "; the last good checkpoint is kept" if self.directory else ""
-        raise UserError(f"the losses are not finite any more ({which}){kept}: {advice}")
+        raise Diverged(f"the losses are not finite any more ({which}){kept}: {advice}")
 
     def evaluation_rows(self, carry: Any, step: int) -> list[Row]:
         """One row per seed."""

@@ -49,7 +49,14 @@ def test_replay_and_matmul_benchmarks(tmp_path):
 def test_agents_are_timed_beside_sac(tmp_path):
     printed = script("benchmarks/cost.py", "--quick", f"--out={tmp_path / 'cost.json'}", cwd=tmp_path)
     record = json.loads((tmp_path / "cost.json").read_text())
-    assert record["time_per_step_over_sac"]["sac"] == 1.0 and "dsac_t" in printed
+    assert set(record["steps_per_second"]) == {"sac", "dsac_t"} and "dsac_t" in printed
+    assert record["time_per_step_over_sac"]["dsac_t"] > 0.0
+
+
+def test_cost_is_relative_to_sac_within_rounds(monkeypatch):
+    monkeypatch.syspath_prepend(str(EXPERIMENTS / "benchmarks"))
+    rates = {"sac": [100.0, 200.0, 300.0], "other": [50.0, 50.0, 100.0]}
+    assert module("benchmarks/cost.py").relative_time(rates) == {"sac": 1.0, "other": 3.0}
 
 
 def test_ratios_are_taken_within_rounds():
@@ -107,10 +114,25 @@ def test_verdicts_come_from_intervals():
     assert common.effect("x", low, high)["verdict"] == "not reproduced"
     unclear = common.effect("x", np.array([0.0, 3.0]), np.array([1.0, 1.5]))
     assert unclear["verdict"] == "inconclusive" and unclear["seeds_that_would_settle_it"] > 2
-    assert "diverged" in common.effect("x", np.array([0.0, np.nan]), low)["verdict"]
+    assert "no finite value" in common.effect("x", np.array([0.0, np.nan]), low)["verdict"]
+    assert common.effect("x", high[:1], low[:1])["verdict"] == "not measured: one seed"
+    assert common.overall([common.effect("x", high, low), unclear | {"decides": False}]) == "reproduced"
     effects = [common.effect("x", high, low), unclear]
     assert common.overall(effects[:1]) == "reproduced" and common.overall(effects) == "inconclusive"
     assert common.overall([*effects, common.effect("x", low, high)]) == "not reproduced"
+
+
+def test_an_arm_with_a_diverged_seed_has_no_number(tmp_path):
+    common = module("claims/common.py")
+    arm = common.Arm("sac", {"hidden_sizes": (8,), "batch_size": 4, "learning_starts": 10})
+    claim = common.Claim("tiny", "c", "p", "s", "m", "h", {"a": arm}, 2)
+    settings = Settings(env="phys2d/Pendulum-v0", steps=40, seeds=2, eval_every=20, eval_episodes=1, progress=False)
+    fine = common.run(claim, "a", settings, tmp_path)
+    assert np.isfinite(fine.table["return"]).all()
+    assert common.protocol(tmp_path)["a"]["settings"]["steps"] == 40 and common.protocol(tmp_path)["a"]["commits"]
+    result = common.run(claim, "a", settings, None, reward_scale=np.array([1.0, 1e29], np.float32))
+    assert result.states is None and len(result.table["return"]) == len(fine.table["return"])
+    assert np.isnan(result.table["return"]).all() and "seed 1" in result.summary["diverged"]
 
 
 def test_a_claim_s_record(tmp_path, monkeypatch):
@@ -124,3 +146,7 @@ def test_a_claim_s_record(tmp_path, monkeypatch):
     record = json.loads((tmp_path / "tiny.json").read_text())
     assert record["verdict"] == "reproduced" and record["measurements"] == {"n": 2} and "commit" in record
     assert "**reproduced**" in (tmp_path / "README.md").read_text()
+    monkeypatch.setattr(sys, "argv", ["tiny.py", "--seeds=3"])  # another protocol leaves the record alone
+    assert common.main(claim, "", lambda seeds, quick, root: ({"n": seeds}, [effect], lambda path: None)) == 0
+    assert json.loads((tmp_path / "tiny_seeds3.json").read_text())["measurements"] == {"n": 3}
+    assert json.loads((tmp_path / "tiny.json").read_text())["measurements"] == {"n": 2}

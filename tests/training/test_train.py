@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from agents import sac, sac_discrete
+from agents import dsac_t, sac, sac_discrete
 from offpolicy_jax import environments
 from offpolicy_jax.errors import UserError
 from offpolicy_jax.training import Settings, train
@@ -277,6 +277,11 @@ def test_schedule_has_no_empty_interval(seeds, steps):
     assert 1 <= schedule["report_every"] <= schedule["eval_every"] <= steps
 
 
+def test_choices_are_checked():
+    with pytest.raises(UserError, match="critic_gradient must be adjusted or huber or unadjusted, not adjustd"):
+        train(dsac_t, settings(), dsac_t.Config(critic_gradient="adjustd"))  # type: ignore[arg-type]
+
+
 def test_hyper_parameters_are_checked():
     for change, message in [
         ({"learning_rate": np.array([1e-3, -1.0])}, "config.learning_rate must be between"),
@@ -407,6 +412,26 @@ def test_value_bias_of_a_known_prediction(env):
         np.testing.assert_allclose(table["value"][i::2], value, rtol=1e-4)
 
 
+@pytest.mark.parametrize("env", ["probe/in-graph", "probe/host"])
+def test_value_bias_pairs_predictions_with_what_followed_them(env):
+    """Rewards 0 and 1, then an ending; prediction and bonus depend on the step, and on the seed's scale."""
+    delayed = probes.DelayedReward()
+    environments.register("probe/in-graph", lambda num_envs: delayed)
+    environments.register("probe/host", lambda num_envs: probes.HostProbe(delayed, num_envs))
+
+    def predict(config, state, observation, key):
+        second = observation[:, 0] == 1.0
+        value, bonus = jnp.where(second, 7.0, 5.0), jnp.where(second, 0.25, 100.0)
+        return jnp.zeros((len(observation), 1)), config.reward_scale * value, config.reward_scale * bonus
+
+    agent = types.SimpleNamespace(**{**vars(sac), "predict": predict})
+    config = dataclasses.replace(SMALL, discount=0.5, reward_scale=np.array([1.0, 4.0], np.float32))
+    table = train(agent, settings(env=env, seeds=2, value_bias=True), config).table  # type: ignore[arg-type]
+    first, second = 5.0 - 0.5 * (0.25 + 1.0), 7.0 - 1.0
+    np.testing.assert_allclose(table["value_bias"], 0.5 * (first + second), rtol=1e-5)
+    np.testing.assert_allclose(table["value"], 6.0, rtol=1e-5)
+
+
 def test_value_bias_survives_a_resume(tmp_path):
     whole = train(sac, settings(value_bias=True, seeds=2), SMALL).table
     path = str(tmp_path / "run")
@@ -420,6 +445,17 @@ def test_value_bias_needs_an_agent_that_predicts():
     agent = types.SimpleNamespace(**{k: v for k, v in vars(sac).items() if k != "predict"})
     with pytest.raises(UserError, match="predicts no values"):
         train(agent, settings(value_bias=True), SMALL)  # type: ignore[arg-type]
+
+
+def test_a_run_names_every_commit_that_trained_it(tmp_path, monkeypatch):
+    from offpolicy_jax.training import run_directory
+
+    path, commits = str(tmp_path / "run"), []
+    for commit, steps in (("a", 40), ("b", 80), ("c", 80)):  # the third call finds nothing to do
+        monkeypatch.setattr(run_directory, "_commit", lambda commit=commit: commit)
+        train(sac, settings(run_dir=path, resume=True, steps=steps), SMALL)
+        commits.append(json.loads((tmp_path / "run/config.json").read_text())["commits"])
+    assert commits == [["a"], ["a", "b"], ["a", "b"]]
 
 
 def test_runs_from_before_a_setting_existed_can_be_resumed(tmp_path):
