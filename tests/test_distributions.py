@@ -96,6 +96,55 @@ def test_tanh_normal_sample_and_log_prob_agree():
     np.testing.assert_allclose(log_prob, TanhNormal(mean, log_std).log_prob_of_pre_tanh(u), rtol=1e-3, atol=1e-4)
 
 
+def test_tanh_normal_pre_tanh_sample_comes_with_its_action_and_log_prob():
+    mean, log_std, key = array(200, 3), array(200, 3, scale=0.5), jax.random.key(1)
+    policy = TanhNormal(mean, log_std)
+    action, u, log_prob = policy.sample_pre_tanh_and_log_prob(key)
+    assert action.shape == u.shape == (200, 3) and log_prob.shape == (200,)
+    np.testing.assert_array_equal(u, Normal(mean, log_std).sample(key))
+    np.testing.assert_allclose(action, np.tanh(u), rtol=1e-6)
+    jax.tree.map(np.testing.assert_array_equal, (action, log_prob), policy.sample_and_log_prob(key))
+    jacobian = np.log(1.0 - np.tanh(np.asarray(u, np.float64)) ** 2)
+    expected = (normal_log_density(u, mean, log_std) - jacobian).sum(-1)
+    np.testing.assert_allclose(log_prob, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_tanh_normal_pre_tanh_sample_is_reparameterised():
+    mean, log_std, key = jnp.array([0.4]), jnp.array([-0.7]), jax.random.key(2)
+
+    def u(mean, log_std):
+        return TanhNormal(mean, log_std).sample_pre_tanh_and_log_prob(key)[1][0]
+
+    for_mean, for_log_std = jax.grad(u, argnums=(0, 1))(mean, log_std)
+    np.testing.assert_allclose(for_mean, 1.0, rtol=1e-6)
+    np.testing.assert_allclose(for_log_std, u(mean, log_std) - mean, rtol=1e-5)
+
+
+def test_tanh_normal_log_probs_are_those_of_each_dimension():
+    mean, log_std = array(50, 3), array(50, 3, scale=0.5)
+    u = array(50, 3, scale=2.0)
+    policy = TanhNormal(mean, log_std)
+    each = policy.log_probs_of_pre_tanh(u)
+    jacobian = np.log(1.0 - np.tanh(u.astype(np.float64)) ** 2)
+    np.testing.assert_allclose(each, normal_log_density(u, mean, log_std) - jacobian, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(np.sum(each, -1), policy.log_prob_of_pre_tanh(u), rtol=1e-4, atol=1e-4)
+    for i in range(3):
+        alone = TanhNormal(mean[:, i : i + 1], log_std[:, i : i + 1]).log_prob_of_pre_tanh(u[:, i : i + 1])
+        np.testing.assert_allclose(each[:, i], alone, rtol=1e-4, atol=1e-4)
+
+
+def test_tanh_normal_log_probs_are_finite_to_twenty_with_their_gradients():
+    u = np.linspace(-20.0, 20.0, 41, dtype=np.float32)[:, None]
+
+    def total(mean, log_std, u):
+        return jnp.sum(TanhNormal(mean, log_std).log_probs_of_pre_tanh(u))
+
+    for mean, log_std in itertools.product([-20.0, 0.0, 20.0], [-5.0, 0.0, 2.0]):
+        values = (np.full_like(u, mean), np.full_like(u, log_std), u)
+        for x in (total(*values), *jax.grad(total, argnums=(0, 1, 2))(*values)):
+            assert np.all(np.isfinite(x))
+
+
 def test_tanh_normal_log_prob_has_the_reparameterised_gradient():
     """Through the sample as well: of log N(u) at u = mean + std * noise only -log_std depends on the parameters."""
     mean, log_std, key = jnp.array([0.4]), jnp.array([-0.7]), jax.random.key(2)

@@ -228,6 +228,21 @@ def test_scan_batches_steps_once_per_fresh_batch_and_averages_metrics():
     assert metrics["draw"].shape == ()
 
 
+@pytest.mark.parametrize(("rollout_length", "num_envs"), [(1, 1), (2, 1), (1, 3), (5, 3)])
+def test_an_update_has_the_gradient_steps_asked_for_or_one_per_environment_step(rollout_length, num_envs):
+    replay = ring.init(12, example_transition(SPEC), num_envs)
+    assert ring.steps_per_update(replay, rollout_length, -1) == rollout_length * num_envs
+    for asked in (1, 4):
+        assert ring.steps_per_update(replay, rollout_length, asked) == asked
+
+
+def test_steps_per_update_are_those_of_one_seed():
+    def steps(replay):
+        return jnp.full((), ring.steps_per_update(replay, 2, -1))
+
+    np.testing.assert_array_equal(jax.vmap(steps, in_axes=(ring.SEED_AXES,))(of_seeds(4, 12, 3)), [6] * 4)
+
+
 # Seeds
 
 
