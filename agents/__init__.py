@@ -12,6 +12,7 @@ REGISTRY = {
     "dsac_t": "agents.dsac_t",
     "pmoe": "agents.pmoe",
     "mdpo": "agents.mdpo",
+    "ppo": "agents.ppo",
 }
 
 

@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from offpolicy_jax.distributions import Categorical, NormalMixture, TanhNormal, TanhNormalMixture
+from offpolicy_jax.distributions import Categorical, Normal, NormalMixture, TanhNormal, TanhNormalMixture
 from offpolicy_jax.transition import ArraySpec, PyTree
 
-Activation = Literal["relu", "gelu"]
+Activation = Literal["relu", "gelu", "tanh"]
 KernelInit = Literal["glorot_uniform", "lecun_uniform", "orthogonal"]
 Encoder = tuple[ArraySpec, ...]
 """How `flatten` reads an observation: the specs of its leaves, in tree order."""
@@ -58,7 +58,7 @@ def initializer(name: KernelInit, gain: float = 1.0) -> Callable[..., jax.Array]
 
 def activate(name: Activation, x: jax.Array) -> jax.Array:
     """The hidden layers' nonlinearity, elementwise; gelu is the exact one (erf)."""
-    return nn.relu(x) if name == "relu" else nn.gelu(x, approximate=False)
+    return {"relu": nn.relu, "gelu": lambda x: nn.gelu(x, approximate=False), "tanh": jnp.tanh}[name](x)
 
 
 class StackedDense(nn.Module):
@@ -176,17 +176,51 @@ class MixturePolicy(nn.Module):
 
 
 class CategoricalPolicy(nn.Module):
-    """pi(a|s) over discrete actions."""
+    """pi(a|s) over discrete actions. `output_gain` scales orthogonal initial weights of the last layer."""
 
     encoder: Encoder
     hidden_sizes: tuple[int, ...]
     num_actions: int
     kernel_init: KernelInit = "glorot_uniform"
+    activation: Activation = "relu"
+    output_gain: float = 1.0
 
     @nn.compact
     def __call__(self, observation: PyTree) -> Categorical:
-        x = MLP(self.hidden_sizes, self.kernel_init)(flatten(self.encoder, observation))
-        return Categorical(nn.Dense(self.num_actions, kernel_init=initializer(self.kernel_init))(x))
+        x = MLP(self.hidden_sizes, self.kernel_init, self.activation)(flatten(self.encoder, observation))
+        return Categorical(nn.Dense(self.num_actions, kernel_init=initializer(self.kernel_init, self.output_gain))(x))
+
+
+class NormalPolicy(nn.Module):
+    """pi(a|s) as an unsquashed Gaussian whose log standard deviation is a parameter, the same in every state."""
+
+    encoder: Encoder
+    hidden_sizes: tuple[int, ...]
+    action_size: int
+    kernel_init: KernelInit = "orthogonal"
+    activation: Activation = "tanh"
+    output_gain: float = 1.0
+
+    @nn.compact
+    def __call__(self, observation: PyTree) -> Normal:
+        x = MLP(self.hidden_sizes, self.kernel_init, self.activation)(flatten(self.encoder, observation))
+        mean = nn.Dense(self.action_size, kernel_init=initializer(self.kernel_init, self.output_gain))(x)
+        log_std = self.param("log_std", nn.initializers.zeros, (self.action_size,))
+        return Normal(mean, jnp.broadcast_to(log_std, mean.shape))
+
+
+class StateValue(nn.Module):
+    """V(s): observation (B, ...) -> (B,)."""
+
+    encoder: Encoder
+    hidden_sizes: tuple[int, ...]
+    kernel_init: KernelInit = "orthogonal"
+    activation: Activation = "tanh"
+
+    @nn.compact
+    def __call__(self, observation: PyTree) -> jax.Array:
+        x = MLP(self.hidden_sizes, self.kernel_init, self.activation)(flatten(self.encoder, observation))
+        return nn.Dense(1, kernel_init=initializer(self.kernel_init))(x)[..., 0]
 
 
 Params = Any

@@ -27,8 +27,18 @@ def adam_init(params: PyTree) -> optax.OptState:
 
 
 def adam_step(
-    gradients: PyTree, optimizer_state: optax.OptState, params: T, learning_rate: jax.Array | float
+    gradients: PyTree,
+    optimizer_state: optax.OptState,
+    params: T,
+    learning_rate: jax.Array | float,
+    epsilon: float = 1e-8,
 ) -> tuple[T, optax.OptState]:
-    """One Adam step (Kingma & Ba 2015; beta 0.9, 0.999, eps 1e-8). The learning rate may be traced and vmapped."""
-    updates, optimizer_state = optax.adam(learning_rate).update(gradients, optimizer_state)
+    """One Adam step (Kingma & Ba 2015; beta 0.9, 0.999). The learning rate may be traced and vmapped."""
+    updates, optimizer_state = optax.adam(learning_rate, eps=epsilon).update(gradients, optimizer_state)
     return optax.apply_updates(params, updates), optimizer_state  # type: ignore[return-value]
+
+
+def clip_by_global_norm(gradients: T, limit: jax.Array | float) -> T:
+    """Gradients scaled down so that their global norm is at most `limit`."""
+    norm = jnp.sqrt(sum(jnp.sum(jnp.square(x)) for x in jax.tree.leaves(gradients)))
+    return jax.tree.map(lambda x: x * jnp.minimum(1.0, limit / jnp.maximum(norm, 1e-12)), gradients)

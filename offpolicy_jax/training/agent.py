@@ -47,12 +47,14 @@ class Agent(Protocol):
 
 
 def resolve(config: C, spec: EnvironmentSpec, steps: int) -> C:
-    """The config with what depends on the run filled in: the warm-up (-1) and a ring no larger than the run."""
+    """The config with what depends on the run filled in: warm-up and annealing (-1), a ring no larger than it."""
     changes: dict[str, Any] = {}
     if getattr(config, "learning_starts", 0) == -1:
         changes["learning_starts"] = 10 * (spec.max_episode_steps or 100)
     if getattr(config, "replay_capacity", 0) > steps:
         changes["replay_capacity"] = steps
+    if getattr(config, "anneal_steps", 0) == -1:
+        changes["anneal_steps"] = steps
     return dataclasses.replace(config, **changes)  # type: ignore[type-var]
 
 
@@ -85,7 +87,7 @@ def check(config: Any, num_seeds: int = 1) -> None:
 
 
 _LARGEST = 2**31 - 1  # steps and rows are int32 on the device
-_LOWEST = {"learning_starts": -1, "gradient_steps": -1}
+_LOWEST = {"learning_starts": -1, "gradient_steps": -1, "anneal_steps": -1}
 _RANGES = {
     "learning_rate": (0.0, 1.0),
     "temperature_learning_rate": (0.0, 1.0),
@@ -96,6 +98,11 @@ _RANGES = {
     "fixed_boundary": (0.0, math.inf),
     "epsilon": (0.0, math.inf),
     "scale_epsilon": (0.0, math.inf),
+    "gae_lambda": (0.0, 1.0),
+    "clip": (0.0, math.inf),
+    "value_clip": (0.0, math.inf),
+    "max_gradient_norm": (0.0, math.inf),
+    "target_kl": (0.0, math.inf),
     "inverse_step_size": (0.0, math.inf),
     "entropy_weight": (0.0, math.inf),
     "tsallis_q": (1.0, 2.0),

@@ -63,8 +63,9 @@ def start(
     observations = zeros(spec.observation, (num_envs,))
     _, extras = jax.eval_shape(lambda: agent.act(config, state, observations, step, key))
     extras = jax.tree.map(lambda x: jnp.zeros(x.shape[1:], x.dtype), extras)
+    on_policy = config.rollout_length * num_envs * getattr(config, "buffer_batches", 1)
     replay = ring.init(
-        config.replay_capacity,
+        getattr(config, "replay_capacity", on_policy),
         example_transition(spec, extras),
         num_envs,
         normalize_observations=normalize_observations,
