@@ -1,8 +1,8 @@
 """Off-policy MDPO (Tomar et al. 2022, arXiv 2005.09814): equations in offpolicy_jax/losses/mdpo.py.
 
 Order of one update: every `reference_interval` environment steps the reference becomes the policy; then, as in
-agents/sac.py, critics, policy (with the new critics), targets. The public code acts by its greedy action after the
-warm-up (`behaviour=greedy`); nothing in the paper does, so that actions are sampled here.
+agents/sac.py, critics, policy (with the new critics), targets (the public code: policy, critics, targets). That code
+acts by its greedy action after the warm-up (`behaviour=greedy`); nothing in the paper does, so actions are sampled.
 """
 
 import functools

@@ -63,8 +63,15 @@ class Config:
 
 
 PRESETS = {
+    # For small discrete tasks, with --num-envs=8.
     "classic": Config(
-        learning_rate=1e-3, entropy_weight=0.01, rollout_length=128, epochs=4, minibatches=4, target_kl=float("inf")
+        learning_rate=1e-3,
+        discount=0.98,
+        gae_lambda=0.8,
+        value_clip=float("inf"),
+        target_kl=float("inf"),
+        rollout_length=32,
+        minibatches=1,
     )
 }
 

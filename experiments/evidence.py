@@ -65,6 +65,13 @@ RUNS = {
     ),
     "dsac_t_pendulum": Evidence("dsac_t", PENDULUM, -200, "iqm", preset="quick"),
     "dsac_t_half_cheetah": Evidence("dsac_t", CHEETAH, 3_000, "mean"),
+    "ppo_cartpole": Evidence(
+        "ppo",
+        Settings(env="phys2d/CartPole-v1", steps=150_000, seeds=5, num_envs=8, eval_every=7_680, eval_episodes=20),
+        475,
+        "iqm",
+        preset="classic",
+    ),
     "pmoe_pendulum": Evidence("pmoe", PENDULUM, -200, "iqm"),
     "pmoe_half_cheetah": Evidence("pmoe", CHEETAH, 3_500, "mean"),
 }

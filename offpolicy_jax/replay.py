@@ -148,7 +148,7 @@ def scan_batches(
 
 
 def steps_per_update(replay: Replay, rollout_length: int, gradient_steps: int) -> int:
-    """Gradient steps of one update: `gradient_steps`, or if negative one per environment step since the last update."""
+    """Gradient steps of one update: `gradient_steps`, or one per environment step since the last if not positive."""
     return gradient_steps if gradient_steps > 0 else rollout_length * replay.num_envs
 
 

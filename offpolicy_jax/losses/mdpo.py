@@ -10,8 +10,9 @@ With the soft return's entropy weight lambda linearised at pi_k, and actions a =
 
 The gradient flows through a into l_k and Q as well; the reference's parameters are fixed. With lambda = c the reference
 drops out, and KL's loss is SAC's actor loss at alpha = lambda. q is from 1 (KL) to 2; each p_d, the density of one
-action dimension, is floored at 1e-6 in log_q as in the public code. That code has a state-value network and lets the
-policy see the first critic alone; here both are as in SAC, with the latter as an option of the agent.
+action dimension, is floored at 1e-6 in log_q, as in the public code, which takes that form at q = 1 too. That code has
+a state-value network and lets the policy see the first critic alone; here both are as in SAC, with the latter as an
+option of the agent.
 """
 
 import math

@@ -2,7 +2,7 @@
 
 import pytest
 
-from agents import dsac_t, pmoe, sac, sac_discrete
+from agents import dsac_t, pmoe, ppo, sac, sac_discrete
 from offpolicy_jax.training import Settings, train
 
 SMALL = {"hidden_sizes": (64, 64), "batch_size": 128}
@@ -38,3 +38,11 @@ def test_discrete_sac_balances_the_pole():
         env="phys2d/CartPole-v1", steps=16_000, seeds=3, eval_every=16_000, eval_episodes=20, progress=False
     )
     assert train(sac_discrete, settings, config).summary["iqm"] >= 400
+
+
+@pytest.mark.slow
+def test_ppo_balances_the_pole():
+    settings = Settings(
+        env="phys2d/CartPole-v1", steps=80_000, seeds=3, num_envs=8, eval_every=80_000, eval_episodes=20, progress=False
+    )
+    assert train(ppo, settings, ppo.PRESETS["classic"]).summary["iqm"] >= 475

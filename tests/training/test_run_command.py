@@ -28,6 +28,7 @@ def run(*arguments, check=True, **options):
         ("sac", "phys2d/Pendulum-v0"),
         ("dsac_t", "phys2d/Pendulum-v0"),
         ("pmoe", "phys2d/Pendulum-v0"),
+        ("mdpo", "Pendulum-v1"),
         ("sac", "HalfCheetah-v5"),
         ("sac", "Pendulum-v1"),
         ("sac", "dm_control/cartpole-swingup-v0"),
@@ -73,6 +74,15 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, message, tmp_path):
     lines = done.stderr.strip().splitlines()
     assert len(lines) == 1 and message in lines[0], done.stderr
     assert not (tmp_path / "runs").exists()  # nothing was started
+
+
+@pytest.mark.parametrize("env", ["phys2d/CartPole-v1", "InvertedPendulum-v5"])
+def test_on_policy_rollouts(env, tmp_path):
+    options = ["--agent=ppo", f"--env={env}", "--steps=200", "--eval-every=200", "--num-envs=2", "--eval-episodes=1"]
+    options += ["--config.rollout-length=20", "--config.minibatches=4", "--normalize-observations"]
+    run(*options, f"--run-dir={tmp_path}/run")
+    summary = json.loads((tmp_path / "run/summary.json").read_text())
+    assert summary["step"] == 200 and summary["learned"]
 
 
 def test_a_preset_is_where_hyper_parameters_start_from(tmp_path):
