@@ -95,7 +95,8 @@ def coverage_and_reward(agent: Any, config: Any, states: Any) -> tuple[np.ndarra
     apart = distances(observation, action)  # (S, CONTEXTS * SAMPLES, 2)
     shares = jnp.mean((apart < NEAR).reshape(len(keys), CONTEXTS, SAMPLES, 2), axis=2)
     reward = jnp.exp(-0.5 * jnp.square(jnp.min(apart, axis=-1) / WIDTH))
-    return np.asarray(jnp.mean(2.0 * jnp.min(shares, axis=-1), axis=1)), np.asarray(jnp.mean(reward, axis=1))
+    coverage = jnp.mean(2.0 * jnp.min(shares, axis=-1), axis=1)
+    return np.asarray(coverage, np.float64), np.asarray(jnp.mean(reward, axis=1), np.float64)
 
 
 def specialisation(agent: str, states: Any) -> np.ndarray:
@@ -112,7 +113,7 @@ def specialisation(agent: str, states: Any) -> np.ndarray:
         return jnp.mean(near.reshape(CONTEXTS, SAMPLES, 2), axis=1)
 
     each = jax.jit(jax.vmap(shares))(states, jax.random.split(jax.random.key(1), seeds))
-    return np.asarray(jnp.mean(jnp.abs(each[..., 0] - each[..., 1]), axis=1))
+    return np.asarray(jnp.mean(jnp.abs(each[..., 0] - each[..., 1]), axis=1), np.float64)
 
 
 def measure(seeds, quick, root):
