@@ -126,12 +126,13 @@ def value_bias_host(agent: Any, environment: HostEnvironment, config: Any, num_s
             observation, _, reward, terminated, truncated = map(
                 split, environment.step(action.reshape(-1, *action.shape[2:]))
             )
-            reward = np.asarray(scale(normalizer, reward))
             taken.append((value, reward, bonus, terminated, terminated | truncated))
             alive = alive & ~taken[-1][-1]
             if not alive.any():
                 break
-        return _bias(config, *(np.stack(x) for x in zip(*taken, strict=True)))
+        value, reward, *rest = (np.stack(x) for x in zip(*taken, strict=True))
+        reward = np.asarray(scale(normalizer, np.moveaxis(reward, 0, 1)))  # (S, T, E): one call for all steps
+        return _bias(config, value, np.moveaxis(reward, 1, 0), *rest)
 
     return run
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from offpolicy_jax.statistics import interquartile_mean, stratified_bootstrap_interval
+from offpolicy_jax.statistics import Statistic, interquartile_mean, stratified_bootstrap_interval
 
 _INK, _SEED, _BAND = "#12355b", "#6f9fcf", "#cfdeee"  # dark, middle, light: they differ in grey too
 _DASHES = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)), (0, (1, 3)))
@@ -141,7 +141,7 @@ def comparison(
                 counts.add(values.shape[1])
                 every = max(1, len(x) // 8)
                 axes.plot(x, values, color=color, linewidth=0.5, alpha=0.45, linestyle=dashes, zorder=2)
-                mean, low, high = _mean_and_interval(values)
+                mean, low, high = _aggregate(values, np.mean)
                 axes.fill_between(x, low, high, color=color, alpha=0.15, linewidth=0, zorder=1)
                 style = {"linestyle": dashes, "marker": marker, "markersize": 4, "markevery": every, "zorder": 4}
                 axes.plot(x, mean, color=color, linewidth=2.0, label=label, **style)
@@ -163,21 +163,13 @@ def comparison(
         figure.savefig(os.fspath(path), dpi=200)
 
 
-def _mean_and_interval(values: np.ndarray) -> np.ndarray:
-    """Mean over seeds and both ends of its interval at each of K places, (3, K); NaN where a seed has no value."""
-    rows = [
-        [np.mean(row), *stratified_bootstrap_interval(row, np.mean)] if np.isfinite(row).all() else [np.nan] * 3
-        for row in values
-    ]
-    return np.array(rows).T
-
-
-def _aggregate(returns: np.ndarray) -> np.ndarray:
-    """Interquartile mean and both ends of its interval at each of K times, (3, K); NaN where a seed has no value."""
+def _aggregate(values: np.ndarray, statistic: Statistic = interquartile_mean) -> np.ndarray:
+    """A statistic over seeds and both ends of its interval at each of K times, (3, K); NaN where a seed has none."""
     rows: list[Sequence[float]] = []
-    for row in returns:
+    for row in values:
         finite = bool(np.all(np.isfinite(row)))
-        rows.append([float(interquartile_mean(row)), *stratified_bootstrap_interval(row)] if finite else [np.nan] * 3)
+        interval = stratified_bootstrap_interval(row, statistic) if finite else (np.nan, np.nan)
+        rows.append([float(statistic(row)) if finite else np.nan, *interval])
     return np.array(rows).T
 
 

@@ -206,3 +206,18 @@ def test_presets_are_configs_that_a_run_accepts(agent):
     for config in getattr(agent, "PRESETS", {}).values():
         assert isinstance(config, agent.Config)
         check(config)
+
+
+@EACH
+def test_the_first_state_can_be_donated(agent):
+    """Targets start as copies, in buffers of their own. Not under jit, which would give them those."""
+    state = agent.init(tiny(agent), spec_of(agent), jax.random.key(0))
+    for field in dataclasses.fields(state):
+        if field.name.startswith("target_"):
+            assert_same(getattr(state, field.name), getattr(state, field.name.removeprefix("target_")))
+    pointers = [x.unsafe_buffer_pointer() for x in jax.tree.leaves(state)]
+    assert len(set(pointers)) == len(pointers)
+    expected = jax.tree.map(np.array, state)
+    out = jax.jit(lambda state: jax.tree.map(lambda x: -x, state), donate_argnums=0)(state)
+    assert all(x.is_deleted() for x in jax.tree.leaves(state))
+    assert_same(out, jax.tree.map(lambda x: -x, expected))

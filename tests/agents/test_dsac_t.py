@@ -425,17 +425,6 @@ def test_the_target_entropy_decides_which_way_the_temperature_goes():
     assert tuple(np.sign(moves)) == (1, -1)
 
 
-def test_the_first_state_can_be_donated():
-    """Online and target parameters start equal, in buffers of their own. Not under jit, which would give them those."""
-    state = dsac_t.init(tiny(dsac_t), CONTINUOUS, jax.random.key(0))
-    pointers = [x.unsafe_buffer_pointer() for x in jax.tree.leaves(state)]
-    assert len(set(pointers)) == len(pointers)
-    expected = jax.tree.map(np.array, state)
-    out = jax.jit(lambda state: jax.tree.map(lambda x: -x, state), donate_argnums=0)(state)
-    assert all(x.is_deleted() for x in jax.tree.leaves(state))
-    assert_same(out, jax.tree.map(lambda x: -x, expected))
-
-
 def test_discrete_actions_are_refused_in_one_line_that_names_another_agent():
     with pytest.raises(UserError, match=r"--agent=sac_discrete$") as error:
         dsac_t.init(tiny(dsac_t), DISCRETE, jax.random.key(0))

@@ -407,18 +407,6 @@ def test_warm_up_is_uniform_whatever_the_state():
             np.testing.assert_allclose(np.histogram(actions, 4, (-1.0, 1.0))[0] / 8000, 0.25, atol=0.03)
 
 
-def test_the_first_state_can_be_donated():
-    """Online and target critics start equal, in buffers of their own. Not under jit, which would give them those."""
-    state = pmoe.init(tiny(pmoe, gate_hidden_sizes=(4,)), CONTINUOUS, jax.random.key(0))
-    assert_same(state.target_critics, state.critics)
-    pointers = [x.unsafe_buffer_pointer() for x in jax.tree.leaves(state)]
-    assert len(set(pointers)) == len(pointers)
-    expected = jax.tree.map(np.array, state)
-    out = jax.jit(lambda state: jax.tree.map(lambda x: -x, state), donate_argnums=0)(state)
-    assert all(x.is_deleted() for x in jax.tree.leaves(state))
-    assert_same(out, jax.tree.map(lambda x: -x, expected))
-
-
 def test_discrete_actions_are_refused_in_one_line_that_names_another_agent():
     with pytest.raises(UserError, match=r"--agent=sac_discrete$") as error:
         pmoe.init(tiny(pmoe), DISCRETE, jax.random.key(0))

@@ -206,19 +206,6 @@ def test_number_of_gradient_steps(agent, changes, steps):
 
 
 @BOTH
-def test_the_first_state_can_be_donated(agent):
-    """Online and target critics start equal, in buffers of their own. Not under jit, which would give them those."""
-    state = agent.init(tiny(agent), spec_of(agent), jax.random.key(0))
-    assert_same(state.target_critics, state.critics)
-    pointers = [x.unsafe_buffer_pointer() for x in jax.tree.leaves(state)]
-    assert len(set(pointers)) == len(pointers)
-    expected = jax.tree.map(np.array, state)
-    out = jax.jit(lambda state: jax.tree.map(lambda x: -x, state), donate_argnums=0)(state)
-    assert all(x.is_deleted() for x in jax.tree.leaves(state))
-    assert_same(out, jax.tree.map(lambda x: -x, expected))
-
-
-@BOTH
 def test_warm_up_is_uniform_whatever_the_state(agent):
     config, spec = tiny(agent, learning_starts=50), spec_of(agent)
     old, new = (start(agent, config, spec, jax.random.key(k)) for k in (0, 1))
