@@ -134,10 +134,13 @@ def gradient_step(
             loss = losses.expert_loss(log_prob, q_of_each(jnp.tanh(u)), alpha)
             return loss, (log_prob[:, 0], mixture.logits, jnp.zeros(()))
 
-        values = q_of_each(
-            jax.lax.stop_gradient(jnp.tanh(u))
-        )  # the winner is chosen first, so that only it is differentiated
         everyone = jnp.broadcast_to(jnp.arange(config.num_experts), own.shape)
+        if config.train_experts == "all":
+            action, log_prob = _of_experts(config, policy, u, own, everyone)
+            q_of_action = q_of_each(action)
+            values = jax.lax.stop_gradient(q_of_action)
+        else:  # the winner is found first, so that it alone is differentiated
+            values = q_of_each(jax.lax.stop_gradient(jnp.tanh(u)))
         if config.gate_gradient == "frequency":
             expert = losses.best_expert(values)
             gate_loss = losses.frequency_loss(mixture.logits, expert)
@@ -145,9 +148,10 @@ def gradient_step(
             expert = mixture.gate.sample(gate_key)
             _, each = _of_experts(config, policy, u, own, everyone)
             gate_loss = losses.score_loss(mixture.logits, expert, jnp.min(values, axis=0) - alpha * each)
-        trained = everyone if config.train_experts == "all" else expert[:, None]
-        action, log_prob = _of_experts(config, policy, u, own, trained)
-        loss = losses.expert_loss(log_prob, q_of_each(action), alpha)
+        if config.train_experts == "best":
+            action, log_prob = _of_experts(config, policy, u, own, expert[:, None])
+            q_of_action = q_of_each(action)
+        loss = losses.expert_loss(log_prob, q_of_action, alpha)
         if config.train_experts == "all":  # as if the gate had chosen
             log_prob = jnp.sum(jax.nn.softmax(mixture.logits) * log_prob, axis=1, keepdims=True)
         return loss + config.gate_loss_scale * gate_loss, (log_prob[:, 0], mixture.logits, gate_loss)
