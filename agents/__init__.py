@@ -11,8 +11,16 @@ REGISTRY = {
     "sac_discrete": "agents.sac_discrete",
     "dsac_t": "agents.dsac_t",
     "pmoe": "agents.pmoe",
+    "pmoe_ppo": "agents.pmoe_ppo",
     "mdpo": "agents.mdpo",
+    "mdpo_on_policy": "agents.mdpo_on_policy",
     "ppo": "agents.ppo",
+    "props": "agents.props",
+    "ailboost": "agents.ailboost",
+    "dac": "agents.dac",
+    "iq_learn": "agents.iq_learn",
+    "value_dice": "agents.value_dice",
+    "bc": "agents.bc",
 }
 
 

@@ -6,6 +6,7 @@ value and entropy together, until KL(pi_old || pi) on a minibatch passes `target
 unsquashed Gaussian's, clipped for the environment: the density is that of the sample before the clipping.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -61,6 +62,11 @@ class Config:
     kernel_init: KernelInit = struct.field(pytree_node=False, default="orthogonal")
     """Initial weights; orthogonal has gain sqrt(2) in hidden layers and 0.01 in the policy's last one."""
 
+    @property
+    def buffer_length(self) -> int:
+        """Steps of each parallel environment that the replay keeps."""
+        return self.rollout_length * self.buffer_batches
+
 
 PRESETS = {
     # For small discrete tasks, with --num-envs=8.
@@ -90,121 +96,151 @@ def update(
     config: Config, state: State, replay: Replay, step: jax.Array, key: jax.Array
 ) -> tuple[State, dict[str, jax.Array]]:
     """All epochs on the replay's rollouts."""
-    transitions, valid = chronological(replay)  # (T, E)
-    advantage, target, value = _advantages(config, state, transitions, valid)
-    flat = lambda x: x.reshape(-1, *x.shape[2:])  # noqa: E731
-    transitions = jax.tree.map(flat, transitions)
-    old_log_prob = _log_prob(_policy(state, state.parameters, transitions.observation), transitions)
-    data = (transitions, old_log_prob, flat(advantage), flat(target), flat(value), flat(valid))
-    learning_rate = jnp.asarray(config.learning_rate)
-    if config.anneal_steps > 0:
-        done = (step - config.rollout_length * replay.num_envs) / config.anneal_steps
-        learning_rate = learning_rate * jnp.maximum(0.0, 1.0 - done)
+    data = rollouts(replay, lambda o: _value(state, state.parameters, o), config.discount, config.gae_lambda)
+    old_log_prob = log_prob(_policy(state, state.parameters, data.transitions.observation), data.transitions)
 
     def loss(params, batch):
-        transitions, old_log_prob, advantage, target, old_value, mask = batch
-        policy = _policy(state, params, transitions.observation)
-        value = function(state.value_network)(params["value"], transitions.observation)
-        log_ratio = _log_prob(policy, transitions) - old_log_prob
-        surrogate = losses.clipped_surrogate(log_ratio, losses.standardize(advantage, mask), config.clip, mask)
-        value_loss = losses.value_loss(value, old_value, target, config.value_clip, mask)
-        entropy = losses.masked_mean(policy.entropy(), mask)
+        batch, old_log_prob = batch
+        policy = _policy(state, params, batch.transitions.observation)
+        value = _value(state, params, batch.transitions.observation)
+        log_ratio = log_prob(policy, batch.transitions) - old_log_prob
+        advantage = losses.standardize(batch.advantage, batch.mask)
+        surrogate = losses.clipped_surrogate(log_ratio, advantage, config.clip, batch.mask)
+        value_loss = losses.value_loss(value, batch.value, batch.target, config.value_clip, batch.mask)
+        entropy = losses.masked_mean(policy.entropy(), batch.mask)
+        kl = losses.sampled_kl(log_ratio, batch.mask)
         metrics = {
             "actor/loss": surrogate,
             "actor/entropy": entropy,
-            "actor/kl": losses.sampled_kl(log_ratio, mask),
-            "actor/clip_fraction": losses.masked_mean(1.0 * (jnp.abs(jnp.expm1(log_ratio)) > config.clip), mask),
+            "actor/kl": kl,
+            "actor/clip_fraction": losses.masked_mean(1.0 * (jnp.abs(jnp.expm1(log_ratio)) > config.clip), batch.mask),
             "critic/loss": value_loss,
         }
-        return surrogate + config.value_weight * value_loss - config.entropy_weight * entropy, metrics
+        return surrogate + config.value_weight * value_loss - config.entropy_weight * entropy, (kl, metrics)
 
-    def minibatch(carry, index):
-        params, optimizer, stopped = carry
-        batch = jax.tree.map(lambda x: x[index], data)
-        gradients, metrics = jax.grad(loss, has_aux=True)(params, batch)
-        stopped = stopped | (metrics["actor/kl"] > config.target_kl)
-        gradients = parameters.clip_by_global_norm(gradients, config.max_gradient_norm)
-        new = parameters.adam_step(gradients, optimizer, params, learning_rate, epsilon=1e-5)
-        params, optimizer = jax.tree.map(lambda a, b: jnp.where(stopped, a, b), (params, optimizer), new)
-        return (params, optimizer, stopped), metrics | {"actor/steps": 1.0 - stopped}
-
-    size = old_log_prob.shape[0] // config.minibatches
-    keys = jax.random.split(key, config.epochs)
-    order = jax.vmap(lambda k: jax.random.permutation(k, old_log_prob.shape[0]))(keys)
-    index = order[:, : size * config.minibatches].reshape(-1, size)
-    carry = (state.parameters, state.optimizer, jnp.zeros((), bool))
-    (params, optimizer, _), metrics = jax.lax.scan(minibatch, carry, index)
-    metrics = {name: jnp.sum(x) if name == "actor/steps" else jnp.mean(x) for name, x in metrics.items()}
-    metrics["critic/value_mean"] = losses.masked_mean(value, valid)
+    params, optimizer, steps, metrics = parameters.descend_minibatches(
+        loss,
+        state.parameters,
+        state.optimizer,
+        (data, old_log_prob),
+        key,
+        epochs=config.epochs,
+        minibatches=config.minibatches,
+        learning_rate=config.learning_rate * remaining(config.anneal_steps, step, replay, config.rollout_length),
+        max_gradient_norm=config.max_gradient_norm,
+        largest_distance=config.target_kl,
+        valid=data.mask,
+    )
+    metrics |= {"actor/steps": steps, "critic/value_mean": losses.masked_mean(data.value, data.mask)}
     return replace(state, parameters=params, optimizer=optimizer), metrics
 
 
-def _advantages(
-    config: Config, state: State, transitions: Transition, valid: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Advantages, value targets and values, (T, E) each."""
-    v = function(state.value_network)
-    shape = transitions.reward.shape
+METRICS = ("actor/loss", "actor/entropy", "actor/kl", "actor/clip_fraction", "actor/steps")
+METRICS += ("critic/loss", "critic/value_mean")
+"""Names of what `update` reports."""
 
-    def values(observation):
-        rows = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), observation)
-        return v(state.parameters["value"], rows).reshape(shape)
 
-    value, next_value = values(transitions.observation), values(transitions.next_observation)
+@struct.dataclass
+class Rollouts:
+    """On-policy experience as N = T E rows; `mask` says which of them hold data."""
+
+    transitions: Transition
+    advantage: jax.Array
+    target: jax.Array  # of the value
+    value: jax.Array  # at the parameters before the update
+    mask: jax.Array
+
+
+def rollouts(
+    replay: Replay, value: Callable[[PyTree], jax.Array], discount: jax.Array | float, trace: jax.Array | float
+) -> Rollouts:
+    """The replay's experience with generalised advantages; `value` maps observations (N, ...) to V (N,)."""
+    transitions, valid = chronological(replay)  # (T, E)
+    rows = lambda tree: jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)  # noqa: E731
+    v, next_v = (value(rows(o)).reshape(valid.shape) for o in (transitions.observation, transitions.next_observation))
     advantage = losses.generalized_advantages(
-        transitions.reward,
-        transitions.terminated,
-        transitions.truncated,
-        value,
-        next_value,
-        config.discount,
-        config.gae_lambda,
-        valid,
+        transitions.reward, transitions.terminated, transitions.truncated, v, next_v, discount, trace, valid
     )
-    return advantage, advantage + value, value
+    return Rollouts(*rows((transitions, advantage, advantage + v, v, valid)))
+
+
+def remaining(anneal_steps: int, step: jax.Array, replay: Replay, rollout_length: int) -> jax.Array | float:
+    """What is left of the annealing in an update: 1 in the first, one update's share in the last, then 0; 1 if none."""
+    if anneal_steps <= 0:
+        return 1.0
+    return jnp.maximum(0.0, 1.0 - (step - rollout_length * replay.num_envs) / anneal_steps)
 
 
 def _policy(state: State, params: dict[str, Params], observation: PyTree) -> Normal | Categorical:
     return function(state.policy_network)(params["policy"], observation)
 
 
-def _log_prob(policy: Normal | Categorical, transitions: Transition) -> jax.Array:
+def _value(state: State, params: dict[str, Params], observation: PyTree) -> jax.Array:
+    return function(state.value_network)(params["value"], observation)
+
+
+def log_prob(policy: Normal | Categorical, transitions: Transition) -> jax.Array:
     """log pi (B,) of stored actions: a Gaussian's sample is in the extras, before it was clipped."""
     return policy.log_prob(transitions.extras.get("sample", transitions.action))
 
 
 def init(config: Config, spec: EnvironmentSpec, key: jax.Array) -> State:
     """Parameters and optimiser, for continuous or discrete actions."""
-    shape = {"encoder": networks.encoder(spec.observation), "hidden_sizes": config.hidden_sizes}
-    shape |= {"kernel_init": config.kernel_init, "activation": config.activation}
+    params, pi, v = build(spec, key, config.hidden_sizes, config.activation, config.kernel_init)
+    return State(params, parameters.adam_init(params), pi, v)
+
+
+def build(
+    spec: EnvironmentSpec,
+    key: jax.Array,
+    hidden_sizes: tuple[int, ...],
+    activation: Activation,
+    kernel_init: KernelInit,
+) -> tuple[dict[str, Params], NormalPolicy | CategoricalPolicy, StateValue]:
+    """Parameters of policy and value, and their networks: the policy starts with nearly the same actions everywhere.
+
+    Without hidden layers, on states and actions that are integers, both are tables.
+    """
+    encoder = networks.encoder(spec.observation)
+    shape: dict[str, Any] = {"encoder": encoder, "hidden_sizes": hidden_sizes}
+    shape |= {"kernel_init": kernel_init, "activation": activation}
+    one_integer = [s.num_values is not None and not s.shape for s in encoder] == [True]
+    bias = bool(hidden_sizes) or not spec.discrete or not one_integer
     if spec.discrete:
-        policy_network = CategoricalPolicy(num_actions=spec.num_actions, output_gain=0.01, **shape)
+        policy_network = CategoricalPolicy(num_actions=spec.num_actions, output_gain=0.01, output_bias=bias, **shape)
     else:
         policy_network = NormalPolicy(action_size=spec.action_size, output_gain=0.01, **shape)
-    value_network = StateValue(**shape)
+    value_network = StateValue(output_bias=bias, **shape)
     policy_key, value_key = jax.random.split(key)
     observation = zeros(spec.observation, (1,))
     params = {
         "policy": policy_network.init(policy_key, observation),
         "value": value_network.init(value_key, observation),
     }
-    return State(params, parameters.adam_init(params), policy_network, value_network)
+    return params, policy_network, value_network
 
 
 def act(
     config: Config, state: State, observation: PyTree, step: jax.Array, key: jax.Array
 ) -> tuple[jax.Array, dict[str, Any]]:
     """Sampled actions: (E,), or (E, A) with the sample before it is clipped to [-1, 1] as an extra."""
-    sample = _policy(state, state.parameters, observation).sample(key)
-    if isinstance(state.policy_network, CategoricalPolicy):
-        return sample, {}
-    return jnp.clip(sample, -1.0, 1.0), {"sample": sample}
+    return behave(_policy(state, state.parameters, observation), key)
+
+
+def behave(policy: Normal | Categorical, key: jax.Array) -> tuple[jax.Array, dict[str, Any]]:
+    """A sampled action and what is stored with it."""
+    sample = policy.sample(key)
+    return (sample, {}) if isinstance(policy, Categorical) else (jnp.clip(sample, -1.0, 1.0), {"sample": sample})
 
 
 def policy(config: Config, state: State, observation: PyTree) -> jax.Array:
     """The likeliest action, (E,) or (E, A)."""
-    mode = _policy(state, state.parameters, observation).mode()
-    return mode if isinstance(state.policy_network, CategoricalPolicy) else jnp.clip(mode, -1.0, 1.0)
+    return greedy(_policy(state, state.parameters, observation))
+
+
+def greedy(policy: Normal | Categorical) -> jax.Array:
+    """The likeliest action, clipped to [-1, 1] if it is continuous."""
+    return policy.mode() if isinstance(policy, Categorical) else jnp.clip(policy.mode(), -1.0, 1.0)
 
 
 def predict(
@@ -212,5 +248,5 @@ def predict(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """For the value bias: a sampled action, V(s) (E,), and no bonus: rewards carry no entropy here."""
     action, _ = act(config, state, observation, jnp.zeros((), jnp.int32), key)
-    value = function(state.value_network)(state.parameters["value"], observation)
+    value = _value(state, state.parameters, observation)
     return action, value, jnp.zeros_like(value)

@@ -35,6 +35,15 @@ class Evidence:
 
 PENDULUM = Settings(env="phys2d/Pendulum-v0", steps=10_000, seeds=5, eval_every=500, eval_episodes=100)
 CHEETAH = Settings(env="HalfCheetah-v5", steps=100_000, seeds=3, eval_every=10_000, value_bias=True)
+HOPPER = Settings(
+    env="Hopper-v5",
+    steps=500_000,
+    seeds=3,
+    eval_every=25_000,
+    normalize_observations=True,
+    normalize_rewards=True,
+)
+CARTPOLE = Settings(env="phys2d/CartPole-v1", steps=150_000, seeds=5, num_envs=8, eval_every=7_680, eval_episodes=20)
 RUNS = {
     "sac_pendulum": Evidence("sac", PENDULUM, -200, "iqm"),
     "sac_half_cheetah": Evidence("sac", CHEETAH, 4_000, "mean"),
@@ -65,13 +74,17 @@ RUNS = {
     ),
     "dsac_t_pendulum": Evidence("dsac_t", PENDULUM, -200, "iqm", preset="quick"),
     "dsac_t_half_cheetah": Evidence("dsac_t", CHEETAH, 3_000, "mean"),
-    "ppo_cartpole": Evidence(
-        "ppo",
-        Settings(env="phys2d/CartPole-v1", steps=150_000, seeds=5, num_envs=8, eval_every=7_680, eval_episodes=20),
-        475,
-        "iqm",
-        preset="classic",
+    "ppo_cartpole": Evidence("ppo", CARTPOLE, 475, "iqm", preset="classic"),
+    "ppo_hopper": Evidence("ppo", HOPPER, 1_800, "mean"),
+    "mdpo_half_cheetah": Evidence(
+        "mdpo",
+        CHEETAH,
+        3_000,
+        "mean",
+        {"inverse_step_size": 0.3},  # the paper's value for this task
     ),
+    "mdpo_on_policy_cartpole": Evidence("mdpo_on_policy", CARTPOLE, 475, "iqm", preset="classic"),
+    "mdpo_on_policy_hopper": Evidence("mdpo_on_policy", HOPPER, 1_800, "mean"),
     "pmoe_pendulum": Evidence("pmoe", PENDULUM, -200, "iqm"),
     "pmoe_half_cheetah": Evidence("pmoe", CHEETAH, 3_500, "mean"),
 }

@@ -71,13 +71,11 @@ def parse(arguments: list[str]) -> tuple[str, Settings, Any, bool]:
             raise UserError(f"{name} has no preset {preset!r}: {known}")
         base = presets[preset]
     for known, name_ in ((settings, "settings"), (base, "config")):
-        for key, value in _typed(previous.get(name_, {})).items():
-            if type(value) is not type(getattr(known, key, value)):
-                raise UserError(f"config.json of the run to resume has {key}={value!r}: choose another --run-dir")
+        _check_types(known, previous.get(name_, {}))
     with contextlib.suppress(TypeError):  # a config of another version: train() names the difference
-        settings = dataclasses.replace(settings, **_typed(previous.get("settings", {})))
+        settings = _replace(settings, previous.get("settings", {}))
         if preset is None:
-            base = dataclasses.replace(base, **_typed(previous.get("config", {})))
+            base = _replace(base, previous.get("config", {}))
 
     @dataclasses.dataclass(frozen=True)
     class Options(Settings):
@@ -95,6 +93,8 @@ def parse(arguments: list[str]) -> tuple[str, Settings, Any, bool]:
     if unknown:
         raise UserError(_unknown(unknown[0], Config, Options))
     values = {f.name: getattr(options, f.name) for f in dataclasses.fields(Settings)}
+    if values["demos"] and os.path.isdir(values["demos"]):
+        values["demos"] = os.path.abspath(values["demos"])  # the run may go on from elsewhere
     check_settings(Settings(**values))  # before a directory is chosen: --resume has to name one
     if values["run_dir"] is None:
         stamp = time.strftime("%Y%m%d-%H%M%S")
@@ -121,6 +121,8 @@ def describe(summary: dict[str, Any], run_dir: str | None) -> str:
         if (threshold := _threshold(summary["env"])) is not None:
             verdict = "solved" if iqm >= threshold else "not solved yet"
             lines[-1] += f"\n  {verdict}: the environment counts as solved from {threshold:g} on"
+    if summary.get("mixture_iqm") is not None:
+        lines.append(f"  of the mixture of all learners: IQM {summary['mixture_iqm']:.1f}")
     if not summary["learned"]:
         lines.append("  nothing was learned: the run ended within the random steps of --config.learning_starts")
     if rate := summary.get("environment_steps_per_second"):
@@ -168,14 +170,40 @@ def _previous_run(arguments: list[str]) -> dict[str, Any]:
     return (RunDirectory(path).read_config() if path and "--resume" in arguments else None) or {}
 
 
-def _typed(values: dict[str, Any]) -> dict[str, Any]:
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+def _check_types(record: Any, values: dict[str, Any]) -> None:
+    """Raises UserError for a value of the run to resume that its field cannot hold."""
+    for key, value in values.items():
+        value, known = tuple(value) if isinstance(value, list) else value, getattr(record, key, value)
+        if dataclasses.is_dataclass(known) and isinstance(value, dict):
+            _check_types(known, value)
+        elif type(value) is not type(known) and not (known is None and isinstance(value, str)):
+            raise UserError(f"config.json of the run to resume has {key}={value!r}: choose another --run-dir")
+
+
+def _replace(record: Any, values: dict[str, Any]) -> Any:
+    """The record with values from JSON: lists are tuples, dictionaries are records within it."""
+
+    def typed(key: str, value: Any) -> Any:
+        if isinstance(value, dict):
+            return _replace(getattr(record, key, None), value)
+        return tuple(value) if isinstance(value, list) else value
+
+    return dataclasses.replace(record, **{k: typed(k, v) for k, v in values.items()})
+
+
+def _flags(config: Any, prefix: str) -> list[str]:
+    """Flags of a config's fields, and of those of the configs within it."""
+    flags = []
+    for field in dataclasses.fields(config):
+        inner = dataclasses.is_dataclass(field.default)
+        flags += _flags(field.default, f"{prefix}{field.name}.") if inner else [prefix + field.name]
+    return flags
 
 
 def _unknown(argument: str, config: Any, options: Any) -> str:
     flag = argument.split("=", 1)[0]
     known = ["--" + f.name.replace("_", "-") for f in dataclasses.fields(options) if f.name != "config"]
-    known += ["--config." + f.name for f in dataclasses.fields(config)]
+    known += _flags(config, "--config.")
     near = difflib.get_close_matches(flag.replace("-", "_"), [k.replace("-", "_") for k in known], n=3)
     names = [next(k for k in known if k.replace("-", "_") == n) for n in near]
     return f"unknown option {flag}" + (f": did you mean {' or '.join(names)}?" if names else ": see --help")

@@ -1,6 +1,16 @@
-"""What a learned value function gets wrong, measured on rollouts."""
+"""What learned values and collected data get wrong, measured on rollouts."""
 
+from collections.abc import Callable
+from typing import TypeVar
+
+import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
+
+from offpolicy_jax.networks import Params
+
+T = TypeVar("T")
 
 
 def value_bias(
@@ -39,3 +49,55 @@ def value_bias(
         number = np.sum(counted, axis=(0, -1))
         mean = lambda x: np.sum(np.where(counted, x, 0.0), axis=(0, -1)) / number  # noqa: E731
         return np.where(number > 0, mean(value - returns), np.nan), np.where(number > 0, mean(value), np.nan)
+
+
+def tabular_sampling_error(counts: jax.Array, log_probs: jax.Array) -> jax.Array:
+    """Sampling error of data against a tabular policy, in nats: sum_s n_s / N KL(empirical pi(.|s) || pi(.|s)).
+
+    Exact. `counts` (..., S, A) says how often each action was taken in each state, `log_probs` (..., S, A) is log pi.
+    Returns (...), 0 without data. On-policy data of N steps has about (A - 1) / 2N for each state that was visited.
+    """
+    counts = jnp.asarray(counts, jnp.float32)
+    visits = jnp.sum(counts, axis=-1, keepdims=True)
+    empirical = counts / jnp.maximum(visits, 1.0)
+    gap = jnp.where(counts > 0, jnp.log(jnp.where(counts > 0, empirical, 1.0)) - log_probs, 0.0)
+    return jnp.sum(counts * gap, axis=(-2, -1)) / jnp.maximum(jnp.sum(visits, axis=(-2, -1)), 1.0)
+
+
+def sampling_error(log_prob: Callable[[T], jax.Array], params: T, mask: jax.Array, iterations: int = 100) -> jax.Array:
+    """Sampling error of data D against a policy, in nats: max_w E_D[log pi_w(a|s)] - E_D[log pi(a|s)] (PROPS).
+
+    `log_prob(params)` gives log pi (N,) of D's actions under the policy with these parameters, from which L-BFGS climbs
+    to the maximum; `mask` (N,) says which count. What is free is what `params` holds: see `last_layers`. About
+    k / 2N for k free parameters if D is on-policy. The likelihood should have a maximum: no fewer data than parameters.
+    Only errors with the same free parameters can be compared.
+    """
+    count = jnp.maximum(jnp.sum(mask), 1)
+
+    def loss(params: T) -> jax.Array:
+        return -jnp.sum(jnp.where(mask, log_prob(params), 0.0)) / count
+
+    optimizer = optax.lbfgs()
+    value_and_gradient = optax.value_and_grad_from_state(loss)
+    first = loss(params)
+
+    def step(_, carry):
+        params, state, least = carry
+        value, gradient = value_and_gradient(params, state=state)
+        updates, state = optimizer.update(gradient, state, params, value=value, grad=gradient, value_fn=loss)
+        params = optax.apply_updates(params, updates)
+        return params, state, jnp.fmin(least, value)
+
+    fit, _, least = jax.lax.fori_loop(0, iterations, step, (params, optimizer.init(params), first))  # type: ignore[arg-type]
+    return first - jnp.fmin(least, loss(fit))
+
+
+def last_layers(params: Params) -> tuple[Params, Callable[[Params], Params]]:
+    """The parameters of a policy outside its torso, and a function that puts others of them back beside the torso.
+
+    They make the policy's log-likelihood nearly concave, and few: its fit needs neither luck nor a step size.
+    """
+    layers = params["params"]
+    torso = {name: x for name, x in layers.items() if name.startswith("MLP")}
+    free = {name: x for name, x in layers.items() if name not in torso}
+    return free, lambda free: {"params": torso | free}

@@ -40,6 +40,11 @@ def flatten(encoder: Encoder, observation: PyTree) -> jax.Array:
     return leaves[0] if len(leaves) == 1 else jnp.concatenate(leaves, axis=-1)
 
 
+def pairs(encoder: Encoder, observation: PyTree, action: jax.Array) -> jax.Array:
+    """Observation and action (..., A) side by side as one float32 vector (..., width)."""
+    return jnp.concatenate([flatten(encoder, observation), action], axis=-1)
+
+
 def function(network: nn.Module) -> Callable[..., Any]:
     """A network as a pure function of its parameters and inputs."""
     return network.apply
@@ -52,8 +57,20 @@ def initializer(name: KernelInit, gain: float = 1.0) -> Callable[..., jax.Array]
     if name == "lecun_uniform":
         return nn.initializers.lecun_uniform()
     if name == "orthogonal":
-        return nn.initializers.orthogonal(gain)
+        return _one_by_one(nn.initializers.orthogonal(gain))
     raise ValueError(f"unknown kernel_init {name!r}: use glorot_uniform, lecun_uniform or orthogonal")
+
+
+def _one_by_one(initialize: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    """The initialiser with a loop for `vmap`'s batch: the same numbers.
+
+    Several batched QR decompositions in one program hang XLA's CPU backend now and then (jaxlib 0.10.2).
+    """
+
+    def init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+        return jax.custom_batching.sequential_vmap(lambda k: initialize(k, shape, dtype))(key)
+
+    return init
 
 
 def activate(name: Activation, x: jax.Array) -> jax.Array:
@@ -111,9 +128,7 @@ class Critics(nn.Module):
 
     @nn.compact
     def __call__(self, observation: PyTree, action: jax.Array | None = None) -> jax.Array:
-        x = flatten(self.encoder, observation)
-        if action is not None:
-            x = jnp.concatenate([x, action], axis=-1)
+        x = flatten(self.encoder, observation) if action is None else pairs(self.encoder, observation, action)
         for size in self.hidden_sizes:
             x = StackedDense(self.num, size, initializer(self.kernel_init, np.sqrt(2.0)))(x)
             x = activate(self.activation, x)
@@ -159,14 +174,9 @@ class MixturePolicy(nn.Module):
 
     @nn.compact
     def __call__(self, observation: PyTree) -> TanhNormalMixture:
-        def init_each(key, shape, dtype=jnp.float32):
-            """Every expert's matrix as if it were alone."""
-            one = (shape[0], shape[1] // self.num_experts)
-            keys = jax.random.split(key, self.num_experts)
-            return jnp.concatenate([initializer(self.kernel_init)(k, one, dtype) for k in keys], axis=1)
-
         observation = flatten(self.encoder, observation)
         x = MLP(self.hidden_sizes, self.kernel_init, self.activation)(observation)
+        init_each = _init_each(self.num_experts, initializer(self.kernel_init))
         x = nn.Dense(self.num_experts * 2 * self.action_size, kernel_init=init_each)(x)
         x = x.reshape(*x.shape[:-1], self.num_experts, 2 * self.action_size)
         mean, log_std = jnp.split(x, 2, axis=-1)
@@ -175,8 +185,49 @@ class MixturePolicy(nn.Module):
         return TanhNormalMixture(NormalMixture(logits, mean, jnp.clip(log_std, self.log_std_min, self.log_std_max)))
 
 
+class NormalMixturePolicy(nn.Module):
+    """pi(a|s) as a mixture of K unsquashed Gaussians on one torso, each with one log standard deviation for all states.
+
+    The gate is linear in the observation and starts at zero. `output_gain` scales orthogonal initial weights of the
+    experts' last layer.
+    """
+
+    encoder: Encoder
+    hidden_sizes: tuple[int, ...]
+    action_size: int
+    num_experts: int
+    kernel_init: KernelInit = "orthogonal"
+    activation: Activation = "tanh"
+    output_gain: float = 1.0
+
+    @nn.compact
+    def __call__(self, observation: PyTree) -> NormalMixture:
+        observation = flatten(self.encoder, observation)
+        x = MLP(self.hidden_sizes, self.kernel_init, self.activation)(observation)
+        init_each = _init_each(self.num_experts, initializer(self.kernel_init, self.output_gain))
+        x = nn.Dense(self.num_experts * self.action_size, kernel_init=init_each)(x)
+        mean = x.reshape(*x.shape[:-1], self.num_experts, self.action_size)
+        log_std = self.param("log_std", nn.initializers.zeros, (self.num_experts, self.action_size))
+        logits = nn.Dense(self.num_experts, kernel_init=nn.initializers.zeros, name="gate")(observation)
+        return NormalMixture(logits, mean, jnp.broadcast_to(log_std, mean.shape))
+
+
+def _init_each(num: int, initialize: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    """An initialiser of `num` matrices side by side, each as if it were alone."""
+
+    def init(key: jax.Array, shape: tuple[int, int], dtype: Any = jnp.float32) -> jax.Array:
+        one = (shape[0], shape[1] // num)
+        return jnp.concatenate([initialize(k, one, dtype) for k in jax.random.split(key, num)], axis=1)
+
+    return init
+
+
 class CategoricalPolicy(nn.Module):
-    """pi(a|s) over discrete actions. `output_gain` scales orthogonal initial weights of the last layer."""
+    """pi(a|s) over discrete actions. `output_gain` scales orthogonal initial weights of the last layer.
+
+    Without `output_bias`, on one-hot states and without hidden layers, it is a table: what is learned of a state stays
+    there.
+    """
 
     encoder: Encoder
     hidden_sizes: tuple[int, ...]
@@ -184,11 +235,13 @@ class CategoricalPolicy(nn.Module):
     kernel_init: KernelInit = "glorot_uniform"
     activation: Activation = "relu"
     output_gain: float = 1.0
+    output_bias: bool = True
 
     @nn.compact
     def __call__(self, observation: PyTree) -> Categorical:
         x = MLP(self.hidden_sizes, self.kernel_init, self.activation)(flatten(self.encoder, observation))
-        return Categorical(nn.Dense(self.num_actions, kernel_init=initializer(self.kernel_init, self.output_gain))(x))
+        kernel_init = initializer(self.kernel_init, self.output_gain)
+        return Categorical(nn.Dense(self.num_actions, use_bias=self.output_bias, kernel_init=kernel_init)(x))
 
 
 class NormalPolicy(nn.Module):
@@ -210,17 +263,33 @@ class NormalPolicy(nn.Module):
 
 
 class StateValue(nn.Module):
-    """V(s): observation (B, ...) -> (B,)."""
+    """V(s): observation (B, ...) -> (B,). Without `output_bias` it may be a table, like `CategoricalPolicy`."""
 
     encoder: Encoder
     hidden_sizes: tuple[int, ...]
     kernel_init: KernelInit = "orthogonal"
     activation: Activation = "tanh"
+    output_bias: bool = True
 
     @nn.compact
     def __call__(self, observation: PyTree) -> jax.Array:
         x = MLP(self.hidden_sizes, self.kernel_init, self.activation)(flatten(self.encoder, observation))
-        return nn.Dense(1, kernel_init=initializer(self.kernel_init))(x)[..., 0]
+        return nn.Dense(1, use_bias=self.output_bias, kernel_init=initializer(self.kernel_init))(x)[..., 0]
+
+
+class Discriminator(nn.Module):
+    """D(x) of vectors x (B, width), as `pairs` makes them: -> (B,). `bounded`: in [-1, 1], by tanh."""
+
+    hidden_sizes: tuple[int, ...]
+    bounded: bool = False
+    kernel_init: KernelInit = "orthogonal"
+    activation: Activation = "relu"
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = MLP(self.hidden_sizes, self.kernel_init, self.activation)(x)
+        x = nn.Dense(1, kernel_init=initializer(self.kernel_init))(x)[..., 0]
+        return jnp.tanh(x) if self.bounded else x
 
 
 Params = Any

@@ -32,6 +32,8 @@ class Replay:
     position: jax.Array  # int32 (): the row that is written next
     size: jax.Array  # int32 (): rows that hold data
     normalizer: Normalizer | None = None
+    rewarder: Callable[[Transition], jax.Array] | None = None  # see `relabel`
+    demonstrations: Transition | None = None  # leaves (N, ...), of an expert; the same for all seeds
 
     @property
     def rows(self) -> int:
@@ -49,7 +51,7 @@ class Replay:
         return self.rows * self.num_envs
 
 
-SEED_AXES: Any = Replay(storage=0, position=None, size=None, normalizer=0)  # type: ignore[arg-type]
+SEED_AXES: Any = Replay(storage=0, position=None, size=None, normalizer=0, demonstrations=None)  # type: ignore[arg-type]
 """`in_axes` and `out_axes` of a replay under `vmap` over seeds."""
 
 
@@ -61,8 +63,12 @@ def init(
     normalize_observations: bool = False,
     normalize_rewards: bool = False,
     discount: float = 0.99,
+    demonstrations: Transition | None = None,
 ) -> Replay:
-    """An empty ring for at least `capacity` transitions like `example` (no batch axes). Raises ValueError if < 1."""
+    """An empty ring for at least `capacity` transitions like `example` (no batch axes). Raises ValueError if < 1.
+
+    `demonstrations`, leaves (N, ...), are kept beside it for `sample_demonstrations`.
+    """
     if capacity < 1 or num_envs < 1:
         raise ValueError(f"capacity and num_envs must be at least 1, not {capacity} and {num_envs}")
     rows = -(-capacity // num_envs)
@@ -70,7 +76,8 @@ def init(
     normalizer = None
     if normalize_observations or normalize_rewards:
         normalizer = normalization.init(example, num_envs, normalize_observations, normalize_rewards, discount)
-    return Replay(storage, jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32), normalizer)
+    position, size = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)  # two buffers, to be donated
+    return Replay(storage, position, size, normalizer, demonstrations=demonstrations)
 
 
 def add(replay: Replay, transition: Transition) -> Replay:
@@ -82,11 +89,12 @@ def add(replay: Replay, transition: Transition) -> Replay:
     def write(i, storage):
         row = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, i, 1), transition)
         position = (replay.position + i) % replay.rows  # row by row, since a slice does not wrap
-        return jax.tree.map(lambda ring, x: _write(0)(ring, x, position), storage, row)
+        return write_rows(storage, row, position)
 
     storage = write(0, replay.storage) if added == 1 else jax.lax.fori_loop(0, added, write, replay.storage)
     normalizer = replay.normalizer and normalization.update(replay.normalizer, transition)
-    return Replay(
+    return replace(
+        replay,
         storage=storage,
         position=(replay.position + added) % replay.rows,
         size=jnp.minimum(replay.size + added, replay.rows),
@@ -94,9 +102,62 @@ def add(replay: Replay, transition: Transition) -> Replay:
     )
 
 
+def write_rows(rows: T, new: T, position: jax.Array) -> T:
+    """A pytree with leaves (rows, ...) where `new`, leaves (n, ...), stands from `position` on; a slice update.
+
+    It stays one under `vmap` over seeds, as long as the position is shared.
+    """
+    return jax.tree.map(lambda old, x: _write(0)(old, x, position), rows, new)
+
+
+def forget(replay: Replay, rows: jax.Array | int) -> Replay:
+    """Without the newest `rows` rows: what is added next takes their place. No data moves.
+
+    A full ring stays full, since what the forgotten rows had overwritten is gone: they can be drawn until then.
+    """
+    full = (replay.size == replay.rows) & (rows < replay.rows)
+    return replace(
+        replay,
+        position=(replay.position - rows) % replay.rows,
+        size=jnp.where(full, replay.size, jnp.maximum(replay.size - rows, 0)),
+    )
+
+
+def relabel(replay: Replay, rewarder: Callable[..., jax.Array], *arguments: PyTree) -> Replay:
+    """A view of the replay whose transitions come with rewards `rewarder(*arguments, transition)`.
+
+    The function gets a transition with any leading batch axes, normalised, and returns rewards with those axes. They
+    are computed anew at every reading; the storage keeps the environment's.
+    """
+    return replace(replay, rewarder=jax.tree_util.Partial(rewarder, *arguments))
+
+
 def sample(replay: Replay, key: jax.Array, shape: int | tuple[int, ...]) -> Transition:
     """Transitions drawn uniformly with replacement, leaves `shape + (...)`; the replay must not be empty."""
     return _read(replay, _draw(key, shape, replay.size * replay.num_envs))
+
+
+def sample_sources(replay: Replay, key: jax.Array, source: jax.Array, size: int) -> Transition:
+    """One transition from each source (B,), uniformly among its own; O(B). Leaves (B, ...).
+
+    Source i wrote the i-th `size` transitions since the ring was empty, the ring's capacity is a multiple of `size`,
+    and source i has not been overwritten. Draw the sources by whatever weights they have.
+    """
+    start = (source % (replay.capacity // size)) * size
+    return _read(replay, start + _draw(key, source.shape, jnp.asarray(size)))
+
+
+def sample_demonstrations(replay: Replay, key: jax.Array, shape: int | tuple[int, ...]) -> Transition:
+    """Transitions of the expert drawn uniformly with replacement, leaves `shape + (...)`, normalised like all others.
+
+    Raises ValueError if there are none.
+    """
+    if replay.demonstrations is None:
+        raise ValueError("this replay has no demonstrations")
+    index = _draw(key, shape, jnp.asarray(replay.demonstrations.reward.shape[0]))
+    demonstrations = jax.tree.map(jnp.asarray, replay.demonstrations)
+    drawn = jax.tree.map(lambda x: x.at[index].get(mode="promise_in_bounds"), demonstrations)
+    return _view(replay, drawn)
 
 
 def sample_n_step(
@@ -160,7 +221,7 @@ def chronological(replay: Replay) -> tuple[Transition, jax.Array]:
     order = (replay.position - replay.size + jnp.arange(replay.rows)) % replay.rows
     transitions = jax.tree.map(lambda ring: ring[order], replay.storage)
     mask = jnp.broadcast_to((jnp.arange(replay.rows) < replay.size)[:, None], (replay.rows, replay.num_envs))
-    return normalization.normalize(replay.normalizer, transitions), mask
+    return _view(replay, transitions), mask
 
 
 def _draw(key: jax.Array, shape: int | tuple[int, ...], end: jax.Array) -> jax.Array:
@@ -184,7 +245,13 @@ def _read(replay: Replay, index: jax.Array) -> Transition:
         flat = ring.reshape(-1, *ring.shape[2:])  # no copy: one axis of indices makes a faster gather than two
         return flat.at[index].get(mode="promise_in_bounds")
 
-    return normalization.normalize(replay.normalizer, jax.tree.map(gather, replay.storage))
+    return _view(replay, jax.tree.map(gather, replay.storage))
+
+
+def _view(replay: Replay, transition: Transition) -> Transition:
+    """A stored transition as an agent sees it: normalised, and with the rewards of `relabel`."""
+    transition = normalization.normalize(replay.normalizer, transition)
+    return transition if replay.rewarder is None else replace(transition, reward=replay.rewarder(transition))
 
 
 def _expand(mask: jax.Array, like: PyTree) -> jax.Array:

@@ -55,14 +55,20 @@ def stratified_bootstrap_interval(
 
 
 def difference_interval(
-    a: ArrayLike, b: ArrayLike, confidence: float = 0.95, resamples: int = 10_000, seed: int = 0
+    a: ArrayLike, b: ArrayLike, confidence: float = 0.95, resamples: int = 10_000, seed: int = 0, paired: bool = False
 ) -> tuple[float, float]:
     """Percentile bootstrap interval of mean(a) - mean(b) for scores of two groups of seeds, as (low, high).
 
-    a (n,) and b (m,) are resampled apart: they share no randomness after their first step, whatever their seeds. With
-    one seed in either, the interval is (nan, nan). Raises ValueError for NaN or infinite scores.
+    a (n,) and b (m,) are resampled apart: they share no randomness after their first step, whatever their seeds.
+    `paired` resamples pairs: for scores i under one condition that varies by seed, as of one policy measured in two
+    ways. With one seed in either, the interval is (nan, nan). Raises ValueError for NaN or infinite scores, and for
+    pairs of unequal number.
     """
     a, b = _finite(a), _finite(b)
+    if paired:
+        if a.size != b.size:
+            raise ValueError(f"{a.size} and {b.size} scores are not pairs")
+        a, b = a - b, np.zeros_like(b)
     if min(a.size, b.size) < 2:
         return float("nan"), float("nan")
     random = np.random.default_rng(seed)

@@ -1,10 +1,16 @@
-"""One compilation cache for all tests and the commands they start: most of their time would be compiling."""
+"""A compilation cache for each test process and the commands it starts: most of their time would be compiling.
+
+Not one for all: JAX writes its entries in place, so a process may read what another has half written, and crash.
+"""
 
 import os
 import pathlib
 import tempfile
 
-_CACHE = pathlib.Path(tempfile.gettempdir()) / f"offpolicy_jax_tests_{os.getuid()}"
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
+_BASE = os.environ.setdefault(
+    "OFFPOLICY_JAX_TEST_CACHE",
+    os.environ.get("JAX_COMPILATION_CACHE_DIR", f"{tempfile.gettempdir()}/offpolicy_jax_tests_{os.getuid()}"),
+)
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(pathlib.Path(_BASE) / os.environ.get("PYTEST_XDIST_WORKER", "main"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")

@@ -1,9 +1,14 @@
-"""The value bias against a brute-force sum, and where it must be exact."""
+"""The value bias against a brute-force sum, sampling errors against exact ones, and where both must vanish."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from offpolicy_jax import diagnostics
 from offpolicy_jax.diagnostics import value_bias
+from offpolicy_jax.networks import NormalPolicy
+from offpolicy_jax.transition import ArraySpec
 
 DISCOUNT = 0.9
 RNG = np.random.default_rng(0)
@@ -77,3 +82,84 @@ def test_true_values_have_no_bias_and_a_constant_one_shows():
 def test_episodes_that_are_too_short_have_no_answer():
     arrays = episodes([10, 10], [False, False])
     assert all(np.isnan(value_bias(*arrays, 0.99)))
+
+
+def tabular_data(seed, steps=400, states=5, actions=4):
+    """Logits (S, A), and states and actions (N,) drawn from their softmax."""
+    keys = jax.random.split(jax.random.key(seed), 3)
+    logits = jax.random.normal(keys[0], (states, actions))
+    state = jax.random.randint(keys[1], (steps,), 0, states)
+    return logits, state, jax.random.categorical(keys[2], logits[state])
+
+
+def counts_of(state, action, shape):
+    return jnp.zeros(shape).at[state, action].add(1.0)
+
+
+def test_the_tabular_sampling_error_is_the_kl_of_frequencies():
+    log_probs = np.log([[0.5, 0.5], [0.25, 0.75], [0.1, 0.9]])
+    counts = np.array([[3.0, 1.0], [0.0, 2.0], [0.0, 0.0]])  # the last state was never seen
+    expected = (3 * np.log(0.75 / 0.5) + np.log(0.25 / 0.5) + 2 * np.log(1.0 / 0.75)) / 6
+    np.testing.assert_allclose(diagnostics.tabular_sampling_error(counts, log_probs), expected, rtol=1e-6)
+    assert diagnostics.tabular_sampling_error(np.zeros((3, 2)), log_probs) == 0.0
+    exact = 100 * np.exp(log_probs)
+    np.testing.assert_allclose(diagnostics.tabular_sampling_error(exact, log_probs), 0.0, atol=1e-6)
+
+
+def test_on_policy_data_have_the_sampling_error_of_wilks():
+    """(A - 1) / 2N for each of S states."""
+
+    def error(seed):
+        logits, state, action = tabular_data(seed, 2_000)
+        return diagnostics.tabular_sampling_error(counts_of(state, action, logits.shape), jax.nn.log_softmax(logits))
+
+    errors = jax.jit(jax.vmap(error))(np.arange(400))
+    np.testing.assert_allclose(errors.mean(), 5 * 3 / 4_000, rtol=0.1)
+    assert errors.min() >= 0.0
+
+
+def test_the_fit_finds_the_exact_error_of_a_table():
+    logits, state, action = tabular_data(0)
+    mask = jnp.arange(400) < 300
+    log_prob = lambda logits: jax.nn.log_softmax(logits)[state, action]  # noqa: E731
+    exact = diagnostics.tabular_sampling_error(
+        counts_of(state[:300], action[:300], logits.shape), jax.nn.log_softmax(logits)
+    )
+    np.testing.assert_allclose(diagnostics.sampling_error(log_prob, logits, mask), exact, rtol=1e-3)
+    nothing = diagnostics.sampling_error(log_prob, logits, mask, iterations=0)
+    np.testing.assert_array_equal(nothing, 0.0)
+
+
+def test_the_fit_finds_the_least_squares_of_a_gaussian_policy():
+    """With the torso fixed, the likeliest mean is linear regression on its features."""
+    network = NormalPolicy((ArraySpec((3,), np.dtype(np.float32)),), (8,), 2)
+    keys = jax.random.split(jax.random.key(1), 3)
+    observation = jax.random.normal(keys[0], (1_000, 3))
+    params = network.init(keys[1], observation)
+    policy = network.apply(params, observation)
+    action = policy.sample(keys[2])
+    free, put_back = diagnostics.last_layers(params)
+    assert set(free) == {"Dense_0", "log_std"}
+    jax.tree.map(np.testing.assert_array_equal, put_back(free), params)
+    error = diagnostics.sampling_error(
+        lambda free: network.apply(put_back(free), observation).log_prob(action), free, jnp.ones(1_000, bool)
+    )
+    _, intermediates = network.apply(params, observation, capture_intermediates=True)
+    features = np.asarray(intermediates["intermediates"]["MLP_0"]["__call__"][0], np.float64)
+    features = np.concatenate([features, np.ones((1_000, 1))], axis=1)
+    residual = action - features @ np.linalg.lstsq(features, np.asarray(action, np.float64), rcond=None)[0]
+    best = -0.5 * np.sum(np.log(2 * np.pi * np.e * np.mean(residual**2, axis=0)))
+    np.testing.assert_allclose(error, best - policy.log_prob(action).mean(), rtol=5e-3)
+
+
+def test_seeds_are_fitted_on_their_own():
+    log_prob = lambda logits, state, action: jax.nn.log_softmax(logits)[state, action]  # noqa: E731
+
+    def error(logits, state, action):
+        fit = lambda logits: log_prob(logits, state, action)  # noqa: E731
+        return diagnostics.sampling_error(fit, logits, jnp.ones(400, bool))
+
+    data = jax.vmap(tabular_data)(np.arange(3))
+    together = jax.jit(jax.vmap(error))(*data)
+    alone = [jax.jit(error)(*jax.tree.map(lambda x, i=i: x[i], data)) for i in range(3)]
+    np.testing.assert_allclose(together, np.stack(alone), rtol=1e-3)

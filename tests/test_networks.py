@@ -1,6 +1,8 @@
 """Networks: what they compute from their parameters, how they read observations, how they start."""
 
 import math
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -347,3 +349,43 @@ def test_the_gate_and_the_experts_share_no_parameters():
         for name, layer in gradient["params"].items():
             moved = any(np.any(x != 0.0) for x in jax.tree.leaves(layer))
             assert moved == (name.startswith("gate") == gate)
+
+
+def test_a_mixture_of_gaussians_has_experts_of_its_own_and_an_even_gate():
+    policy = networks.NormalMixturePolicy((ArraySpec((3,), np.dtype(np.float32)),), (8,), 2, 4, output_gain=0.01)
+    observation = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+    params = policy.init(jax.random.key(0), observation)
+    mixture = policy.apply(params, observation)
+    assert mixture.mean.shape == mixture.log_std.shape == (5, 4, 2)
+    np.testing.assert_array_equal(mixture.logits, 0.0)
+    np.testing.assert_array_equal(mixture.log_std, 0.0)
+    assert params["params"]["log_std"].shape == (4, 2) and params["params"]["gate"]["kernel"].shape == (3, 4)
+    kernel = params["params"]["Dense_0"]["kernel"].reshape(8, 4, 2)
+    for k in range(4):  # each as an orthogonal matrix by itself
+        np.testing.assert_allclose(kernel[:, k].T @ kernel[:, k], 1e-4 * np.eye(2), atol=1e-9)
+    assert len({float(mixture.mean[0, k, 0]) for k in range(4)}) == 4
+
+
+MANY_STARTS = """
+import jax
+from offpolicy_jax import networks
+initialize = networks.initializer("orthogonal", 1.4)
+shapes = [(11, 64), (64, 64), (64, 3), (11, 64), (64, 64), (64, 1)]
+one = lambda key: [initialize(k, s) for k, s in zip(jax.random.split(key, 6), shapes)]
+many = jax.jit(jax.vmap(one))
+for i in range(2_000):
+    jax.block_until_ready(many(jax.random.split(jax.random.key(i), 3)))
+"""
+
+
+def test_orthogonal_networks_of_many_seeds_start_without_hanging():
+    """Batched QR decompositions side by side hung XLA's CPU backend within some hundred calls."""
+    subprocess.run([sys.executable, "-c", MANY_STARTS], timeout=120, check=True)
+
+
+def test_orthogonal_weights_of_a_seed_do_not_depend_on_the_others():
+    initialize = networks.initializer("orthogonal", 2.0)
+    keys = jax.random.split(KEY, 3)
+    together = jax.jit(jax.vmap(lambda k: initialize(k, (5, 7))))(keys)
+    for key, kernel in zip(keys, together, strict=True):
+        np.testing.assert_array_equal(kernel, initialize(key, (5, 7)))

@@ -373,3 +373,97 @@ def in_separate_calls(capacity):
 def test_the_time_of_a_step_does_not_grow_with_the_ring(measure):
     small, large = measure(10_000), measure(1_000_000)  # 1.7 and 170 MB: a copy would cost some hundred times more
     assert large < 8.0 * small
+
+
+# What imitation needs: forgetting, rewards of one's own, drawing by source, demonstrations
+
+
+@pytest.mark.parametrize("num_envs", [1, 3])
+def test_forgotten_rows_are_those_that_were_added_last(num_envs):
+    transitions = stream(9, num_envs)
+    replay = ring.forget(filled(10 * num_envs, rows_of(transitions, 0, 6)), 4)
+    assert (int(replay.size), int(replay.position)) == (2, 2)
+    replay = ADD(replay, rows_of(transitions, 6, 9))
+    ordered, mask = ring.chronological(replay)
+    assert mask.sum() == 5 * num_envs
+    expected = jax.tree.map(lambda x: np.concatenate([x[:2], x[6:9]]), transitions)
+    assert_same(rows_of(ordered, 0, 5), expected)
+
+
+def test_forgetting_nothing_and_everything():
+    replay = filled(10, stream(6))
+    assert_same(ring.forget(replay, 0), replay)
+    empty = ring.forget(replay, 6)
+    assert (int(empty.size), int(empty.position)) == (0, 0)
+
+
+def test_a_full_ring_can_be_forgotten_as_a_whole():
+    replay = ring.forget(filled(6, stream(6)), 6)
+    assert (int(replay.size), int(replay.position)) == (0, 0)
+
+
+def test_a_full_ring_stays_full_and_writes_over_what_it_forgot():
+    transitions = stream(16)
+    replay = ring.forget(filled(10, rows_of(transitions, 0, 13)), 3)  # rows 0 to 2 were overwritten by 10 to 12
+    assert (int(replay.size), int(replay.position)) == (10, 0)
+    replay = ADD(replay, rows_of(transitions, 13, 16))
+    held = sorted(np.asarray(replay.storage.observation).ravel().tolist())
+    assert held == [*range(3, 10), 13, 14, 15]
+
+
+def test_a_relabelled_view_has_the_rewards_of_its_function_everywhere():
+    transitions = stream(8, 2)
+    replay = filled(10, transitions)
+    view = ring.relabel(replay, lambda scale, t: scale * t.observation[..., 0] + t.action[..., 1], 2.0)
+    key = jax.random.key(0)
+    for shape in (5, (2, 3)):
+        seen, stored = ring.sample(view, key, shape), ring.sample(replay, key, shape)
+        np.testing.assert_allclose(seen.reward, 2.0 * stored.observation[..., 0] + stored.action[..., 1], rtol=1e-6)
+        assert_same(seen.replace(reward=0), stored.replace(reward=0))
+    expected = 2.0 * transitions.observation[..., 0] + transitions.action[..., 1]
+    np.testing.assert_allclose(ring.chronological(view)[0].reward, expected[3:], rtol=1e-6)
+    assert_same(view.storage, replay.storage)
+
+
+def test_n_step_rewards_are_summed_after_relabelling():
+    view = ring.relabel(filled(10, stream(8)), lambda t: jnp.ones(t.reward.shape))
+    batch, _ = ring.sample_n_step(view, jax.random.key(0), 20, 3, 0.5)
+    np.testing.assert_allclose(batch.reward, 1.75)
+
+
+@pytest.mark.parametrize(("sources", "num_envs"), [(3, 1), (3, 2), (7, 2)])
+def test_a_source_s_transitions_are_its_own_and_uniform(sources, num_envs):
+    """Four rows each; a ring of five blocks keeps the last five sources."""
+    replay = filled(20 * num_envs, stream(4 * sources, num_envs))
+    draw = jax.jit(lambda key, source: ring.sample_sources(replay, key, source, 4 * num_envs))
+    for source in range(max(0, sources - 5), sources):
+        batch = draw(jax.random.key(source), jnp.full(4_000, source))
+        steps = np.round(np.asarray(batch.observation[:, 0]), 1)
+        names, counts = np.unique(steps, return_counts=True)
+        own = 4 * source + np.arange(4)[:, None] + np.arange(num_envs) / 10
+        np.testing.assert_allclose(names, np.sort(own.ravel()), atol=0.01)
+        expected = 4_000 / len(names)
+        assert np.sum((counts - expected) ** 2 / expected) < 24.3  # 99.9 % of 7 degrees of freedom
+
+
+def test_demonstrations_are_drawn_uniformly_and_normalised_like_the_rest():
+    transitions = stream(6)
+    expert = jax.tree.map(lambda x: x[:, 0], stream(5))
+    replay = filled(10, transitions, normalize_observations=True, demonstrations=expert)
+    drawn = jax.jit(ring.sample_demonstrations, static_argnums=2)(replay, jax.random.key(0), 5_000)
+    mean, std = transitions.observation.mean(), transitions.observation.std()
+    raw = np.round(np.asarray(drawn.observation[:, 0]) * std + mean).astype(int)
+    counts = np.bincount(raw, minlength=5)
+    assert len(counts) == 5 and np.sum((counts - 1_000) ** 2 / 1_000) < 18.5  # 99.9 % of 4 degrees of freedom
+    np.testing.assert_allclose(drawn.action, expert.action[raw], rtol=1e-6)
+    assert ring.sample_demonstrations(replay, jax.random.key(0), (2, 3)).reward.shape == (2, 3)
+    with pytest.raises(ValueError, match="no demonstrations"):
+        ring.sample_demonstrations(filled(10, transitions), jax.random.key(0), 4)
+
+
+def test_demonstrations_are_shared_by_the_seeds_and_pass_through_an_add():
+    expert = jax.tree.map(lambda x: jnp.asarray(x[:, 0]), stream(5))
+    replay = of_seeds(2, 8)
+    replay = replay.replace(demonstrations=expert)
+    row = jax.tree.map(lambda x: jnp.stack([x, x]), rows_of(stream(1), 0, 1))
+    assert_same(ADD_SEEDS(replay, row).demonstrations, expert)

@@ -116,3 +116,17 @@ def test_difference_interval_needs_two_seeds_and_finite_scores():
     assert np.all(np.isnan(difference_interval([1.0], [1.0, 2.0])))
     with pytest.raises(ValueError):
         difference_interval([1.0, np.nan], [1.0, 2.0])
+
+
+def test_pairs_share_what_varies_between_them():
+    """Scores that differ by a constant: nothing is left to resample."""
+    base = np.random.default_rng(0).normal(size=8)
+    low, high = difference_interval(base + 2.0, base, paired=True)
+    np.testing.assert_allclose([low, high], 2.0)
+    apart = difference_interval(base + 2.0, base)
+    assert apart[0] < 1.5 and apart[1] > 2.5
+    other = base + np.random.default_rng(1).normal(size=8)
+    interval = difference_interval(base, other, paired=True)
+    assert interval == difference_interval(base - other, np.zeros(8))
+    with pytest.raises(ValueError, match="8 and 7 scores are not pairs"):
+        difference_interval(base, base[1:], paired=True)

@@ -2,12 +2,16 @@
 
     python experiments/benchmarks/ours.py train --env=HalfCheetah-v5 --steps=3000 --seeds=1
     python experiments/benchmarks/ours.py train --env=phys2d/Pendulum-v0 --steps=3000 --seeds=8
+    python experiments/benchmarks/ours.py on_policy --agent=ppo --seeds=8
+    python experiments/benchmarks/ours.py ailboost --learners=1000
     python experiments/benchmarks/ours.py replay
     python experiments/benchmarks/ours.py matmul
 
 `train` times steps that each act, store and learn (SAC, batch 256, 2x256, one update per step); random steps,
-compilation and evaluation are not counted. `replay` adds one transition of HalfCheetah's size and samples a batch from
-a full ring: inside one scan, and as two donated calls from Python. `matmul` is the machine's measured peak.
+compilation and evaluation are not counted. `on_policy` times PPO or PROPS on CartPole, in-graph, with the settings of
+`on_policy.py`. `ailboost` times whole rounds of AILBoost (1 000 steps of a learner, 100 discriminator steps, 1 000 of
+training) when it has so many learners already. `replay` adds one transition of HalfCheetah's size and samples a batch
+from a full ring: inside one scan, and as two donated calls from Python. `matmul` is the machine's measured peak.
 """
 
 import argparse
@@ -65,6 +69,78 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
             "capacity": args.capacity,
             **changes,
         },
+    }
+
+
+def on_policy(args: argparse.Namespace) -> dict[str, Any]:
+    """Environment steps per second of all seeds together, on CartPole."""
+    from agents import ppo, props
+
+    seed_axis.use_cores(args.seeds)
+    config: Any = ppo.Config(
+        learning_rate=2.5e-4,
+        entropy_weight=0.01,
+        target_kl=float("inf"),
+        anneal_steps=args.steps,
+        epochs=4,
+        minibatches=4,
+        rollout_length=128,
+    )
+    if args.agent == "props":
+        config = props.Config(target=config.replace(buffer_batches=2), rollout_length=32)
+    traced = jax.tree.map(np.float32, config)
+    environment: Any = environments.make("phys2d/CartPole-v1")
+    loop = in_graph.Loop(agents.load(args.agent), environment, traced, args.seeds, 4)
+    clock = compilation.Clock()
+    carry = loop.start(seed_axis.keys(0, args.seeds), np.arange(args.seeds))
+    carry = loop.advance(carry, 20 * 512, bool)
+    runs = []
+    for _ in range(args.repeats):
+        before = time.perf_counter()
+        carry = loop.advance(carry, args.steps, bool)
+        runs.append(time.perf_counter() - before)
+    return {
+        "agent": args.agent,
+        "seeds": args.seeds,
+        "steps": args.steps * args.seeds,
+        "seconds": statistics.median(runs),
+        "steps_per_second": args.steps * args.seeds / statistics.median(runs),
+        "compile_seconds": clock.seconds,
+        "settings": {"num_envs": 4, "repeats": args.repeats},
+    }
+
+
+def ailboost(args: argparse.Namespace) -> dict[str, Any]:
+    """Environment steps per second of one seed over whole rounds, all of them counted, late in a run."""
+    agent = agents.load("ailboost")
+    learner = agents.load("sac").Config()
+    config = agent.Config(sac=learner, max_learners=args.max_learners, learning_starts=LEARNING_STARTS)
+    environment = environments.make(args.env)
+    row = example_transition(environment.spec)
+    expert = jax.tree.map(lambda x: np.ones((1_000, *x.shape), x.dtype), row)
+    kind = in_graph if environments.is_in_graph(environment) else host
+    traced = jax.tree.map(np.float32, config)
+    loop: Any = kind.Loop(agent, environment, traced, 1, 1, demonstrations=expert)  # type: ignore[arg-type]
+    carry = loop.start(seed_axis.keys(0, 1), np.arange(1))
+    period = config.learner_steps + config.training_steps
+    if args.learners > 1:  # as if they had been: what the ring and the snapshots hold does not matter to the time
+        rows = min(args.learners * config.learner_steps, carry.learner.replay.rows)
+        replay = dataclasses.replace(
+            carry.learner.replay, size=jnp.int32(rows), position=jnp.int32(rows % carry.learner.replay.rows)
+        )
+        step = jnp.int32(LEARNING_STARTS + (args.learners - 1) * period + config.learner_steps)
+        carry = dataclasses.replace(carry, learner=dataclasses.replace(carry.learner, replay=replay, step=step))
+    carry = loop.advance(carry, 2 * period, bool)
+    before = time.perf_counter()
+    loop.advance(carry, args.rounds * period, bool)
+    seconds = time.perf_counter() - before
+    return {
+        "env": args.env,
+        "learners": args.learners,
+        "steps": args.rounds * period,
+        "seconds": seconds,
+        "steps_per_second": args.rounds * period / seconds,
+        "settings": {"max_learners": args.max_learners, "batch_size": learner.batch_size},
     }
 
 
@@ -161,6 +237,16 @@ def main() -> None:
     sub.add_argument("--steps", type=int, default=3_000, help="timed steps per seed")
     sub.add_argument("--seeds", type=int, default=1)
     sub.add_argument("--capacity", type=int, default=1_000_000)
+    sub = commands.add_parser("on_policy")
+    sub.add_argument("--agent", choices=("ppo", "props"), default="ppo")
+    sub.add_argument("--steps", type=int, default=512 * 200, help="timed steps per seed and repeat")
+    sub.add_argument("--seeds", type=int, default=8)
+    sub.add_argument("--repeats", type=int, default=3, help="timed calls; the median counts")
+    sub = commands.add_parser("ailboost")
+    sub.add_argument("--env", default="phys2d/Pendulum-v0")
+    sub.add_argument("--learners", type=int, default=1, help="learners before the clock starts")
+    sub.add_argument("--max-learners", type=int, default=1_000)
+    sub.add_argument("--rounds", type=int, default=1)
     sub = commands.add_parser("replay")
     sub.add_argument("--steps", type=int, default=10_000)
     sub.add_argument("--loop-steps", type=int, default=2_000)
@@ -170,7 +256,8 @@ def main() -> None:
     sub = commands.add_parser("matmul")
     sub.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
-    result = {"train": train, "replay": replay, "matmul": matmul}[args.command](args)
+    measurements = {"train": train, "on_policy": on_policy, "ailboost": ailboost, "replay": replay, "matmul": matmul}
+    result = measurements[args.command](args)
     memory = jax.local_devices()[0].memory_stats() or {}
     device_mb = memory.get("peak_bytes_in_use", 0) / 2**20
     result["peak_memory_mb"] = round(device_mb or _resident_mb("VmHWM"), 1)

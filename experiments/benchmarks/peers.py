@@ -23,6 +23,10 @@ What is measured
     rejax_sac           gymnax Pendulum-v1, the whole loop in one compiled call of `--steps` environment steps per
                         seed, each with an update. Filling the buffer and compiling are not counted. Its sampling
                         costs O(capacity), so `--buffer-size` matters: always report it.
+    rejax_ppo           PPO on gymnax CartPole-v1 for `--seeds` vmapped agents of 4 environments: one compiled call of
+    purejaxrl_ppo       `--steps` environment steps per seed, no evaluations. purejaxrl is not a package: `--checkout`
+                        names a clone of github.com/luchris429/purejaxrl. Its wrappers import brax and navix, which
+                        CartPole does not need: they are replaced by empty modules. It wants distrax and gymnax 0.0.9.
     flashbax_item       add one transition of HalfCheetah's size, then sample a batch, from a full buffer. Three
                         modes: `scan` (inside one donated jitted scan), `fused` (a Python loop over one donated
                         jitted add-and-sample), `calls` (a Python loop over a donated add and a separate sample).
@@ -49,7 +53,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-PEERS = ("sbx_sac", "sb3_sac", "rejax_sac", "flashbax_item")
+PEERS = ("sbx_sac", "sb3_sac", "rejax_sac", "rejax_ppo", "purejaxrl_ppo", "flashbax_item")
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "torch", "numpy", "gymnasium", "mujoco", "gymnax")
 
 
@@ -276,6 +280,106 @@ def rejax_sac(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def rejax_ppo(args: argparse.Namespace) -> dict[str, Any]:
+    """rejax's PPO, for several vmapped seeds. Its learning rate is constant, and actor and critic step apart."""
+    import jax
+    import jax.numpy as jnp
+    from rejax import PPO
+
+    settings = {
+        "num_envs": 4,
+        "num_steps": 128,
+        "num_epochs": 4,
+        "num_minibatches": 4,
+        "learning_rate": 2.5e-4,
+        "max_grad_norm": 0.5,
+        "gamma": 0.99,
+        "gae_lambda": 0.95,
+        "ent_coef": 0.01,
+        "skip_initial_evaluation": True,
+    }
+    agent = {"activation": "tanh", "hidden_layer_sizes": (64, 64)}
+    algorithm = PPO.create(env="CartPole-v1", agent_kwargs=agent, **settings)
+    algorithm = algorithm.replace(eval_callback=lambda *_: jnp.zeros(()), total_timesteps=args.steps)
+    algorithm = algorithm.replace(eval_freq=args.steps)
+    keys = jax.random.split(jax.random.PRNGKey(args.seed), args.seeds)
+    state = jax.jit(jax.vmap(algorithm.init_state))(keys)
+    kernels = [list(leaf.shape[1:]) for leaf in jax.tree.leaves(state.actor_ts.params) if leaf.ndim == 3]
+    return timed_calls(lambda s: 2 * (algorithm.train(train_state=s)[0],), state, args) | {
+        "settings": {**settings, **agent, "kernels": kernels, "seeds": args.seeds, "repeats": args.repeats}
+    }
+
+
+def purejaxrl_ppo(args: argparse.Namespace) -> dict[str, Any]:
+    """purejaxrl's PPO, for several vmapped seeds: every call trains from the start."""
+    import types
+
+    import jax
+
+    for name in ("brax", "brax.envs", "brax.envs.wrappers", "brax.envs.wrappers.training", "navix"):
+        sys.modules[name] = types.ModuleType(name)
+    sys.modules["brax"].envs = sys.modules["brax.envs"]
+    for wrapper in ("EpisodeWrapper", "AutoResetWrapper"):
+        setattr(sys.modules["brax.envs.wrappers.training"], wrapper, None)
+    # Its first weights come from batched QR decompositions, which hang XLA's CPU backend now and then (jaxlib 0.10.2):
+    # seed by seed they are the same numbers, and no part of what takes time.
+    from flax.linen import initializers
+
+    orthogonal = initializers.orthogonal
+    initializers.orthogonal = lambda *gain: (
+        lambda key, shape, dtype: jax.custom_batching.sequential_vmap(lambda k: orthogonal(*gain)(k, shape, dtype))(key)
+    )
+    sys.path.insert(0, str(args.checkout / "purejaxrl"))
+    from ppo import make_train
+
+    settings = {
+        "LR": 2.5e-4,
+        "NUM_ENVS": 4,
+        "NUM_STEPS": 128,
+        "TOTAL_TIMESTEPS": args.steps,
+        "UPDATE_EPOCHS": 4,
+        "NUM_MINIBATCHES": 4,
+        "GAMMA": 0.99,
+        "GAE_LAMBDA": 0.95,
+        "CLIP_EPS": 0.2,
+        "ENT_COEF": 0.01,
+        "VF_COEF": 0.5,
+        "MAX_GRAD_NORM": 0.5,
+        "ACTIVATION": "tanh",
+        "ENV_NAME": "CartPole-v1",
+        "ANNEAL_LR": True,
+        "DEBUG": False,
+    }
+    train = make_train(dict(settings))
+    keys = jax.random.split(jax.random.PRNGKey(args.seed), args.seeds)
+
+    def again(keys: Any) -> Any:
+        runner = train(keys)["runner_state"]  # returned whole: else the compiler drops the training
+        return runner[-1], runner
+
+    return timed_calls(again, keys, args) | {"settings": {**settings, "seeds": args.seeds, "repeats": args.repeats}}
+
+
+def timed_calls(train: Any, state: Any, args: argparse.Namespace) -> dict[str, Any]:
+    """Median seconds of `--repeats` calls of the vmapped, compiled function, each on what the last one left."""
+    import jax
+
+    start = time.perf_counter()
+    compiled = jax.jit(jax.vmap(train)).lower(state).compile()
+    compile_seconds = time.perf_counter() - start
+    runs = []
+    for _ in range(args.repeats):
+        start = time.perf_counter()
+        state, _ = jax.block_until_ready(compiled(state))
+        runs.append(time.perf_counter() - start)
+    return {
+        "steps": args.steps * args.seeds,
+        "seconds": statistics.median(runs),
+        "runs": [round(seconds, 4) for seconds in runs],
+        "compile_seconds": compile_seconds,
+    }
+
+
 # -------------------------------------------------------------------------------------------------------- flashbax
 
 
@@ -424,6 +528,11 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
             sub.add_argument("--warmup", type=positive, default=100, help="updates before the clock starts")
             sub.add_argument("--seeds", type=positive, default=1, help="agents trained at once, vmapped")
             sub.add_argument("--repeats", type=positive, default=1, help="timed calls; the median counts")
+        elif name in ("rejax_ppo", "purejaxrl_ppo"):
+            sub.add_argument("--seeds", type=positive, default=8, help="agents trained at once, vmapped")
+            sub.add_argument("--repeats", type=positive, default=3, help="timed calls; the median counts")
+            if name == "purejaxrl_ppo":
+                sub.add_argument("--checkout", type=Path, required=True, help="a clone of the repository")
         else:
             sub.add_argument("--capacities", type=positive, nargs="+", default=[10_000, 1_000_000])
             sub.add_argument("--loop-steps", type=positive, default=2_000, help="steps of the Python loops")
@@ -440,6 +549,8 @@ def main(argv: list[str] | None = None) -> None:
         "sbx_sac": ("sbx-rl", stable_baselines),
         "sb3_sac": ("stable-baselines3", stable_baselines),
         "rejax_sac": ("rejax", rejax_sac),
+        "rejax_ppo": ("rejax", rejax_ppo),
+        "purejaxrl_ppo": ("gymnax", purejaxrl_ppo),
         "flashbax_item": ("flashbax", flashbax_item),
     }[args.peer]
     version = installed_version(package)

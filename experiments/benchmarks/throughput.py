@@ -21,23 +21,33 @@ HERE = pathlib.Path(__file__).resolve().parent
 RESULTS = HERE.parent / "results"
 
 
-def measure(python: str, script: str, *arguments: str, timeout: float = 1_800) -> dict[str, Any]:
-    """Run one measurement in its own process and directory; returns the JSON of its last line."""
-    with tempfile.TemporaryDirectory() as scratch:  # MuJoCo writes logs where it is started
-        done = subprocess.run(
-            [python, str(HERE / script), *arguments], capture_output=True, text=True, timeout=timeout, cwd=scratch
-        )
+def measure(python: str, script: str, *arguments: str, timeout: float = 600) -> dict[str, Any]:
+    """Run one measurement in its own process and directory; returns the JSON of its last line.
+
+    One that hangs is started again, twice: XLA's CPU backend does so now and then where a peer draws orthogonal weights
+    for several seeds at once (`offpolicy_jax.networks.initializer` has the reason).
+    """
+    command = [python, str(HERE / script), *arguments]
+    for attempts_left in (2, 1, 0):
+        with tempfile.TemporaryDirectory() as scratch:  # MuJoCo writes logs where it is started
+            try:
+                done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, cwd=scratch)
+                break
+            except subprocess.TimeoutExpired:
+                print(f"  {' '.join(arguments)}: nothing after {timeout:.0f} s", flush=True)
+                if not attempts_left:
+                    raise
     if done.returncode:
         raise SystemExit(f"{script} {' '.join(arguments)} failed:\n{done.stderr[-2000:]}")
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def side_by_side(commands: dict[str, tuple[str, ...]], rounds: int) -> dict[str, list[float]]:
+def side_by_side(commands: dict[str, tuple[str, ...]], rounds: int, timeout: float = 600) -> dict[str, list[float]]:
     """Steps per second of each command, one value a round, in turn."""
     rates: dict[str, list[float]] = {name: [] for name in commands}
     for _ in range(rounds):
         for name, command in commands.items():
-            rates[name].append(measure(*command)["steps_per_second"])
+            rates[name].append(measure(*command, timeout=timeout)["steps_per_second"])
             print(f"  {name:24s} {rates[name][-1]:8.0f} steps/s", flush=True)
     return rates
 

@@ -55,6 +55,13 @@ class Claim:
     held_equal: str
     arms: dict[str, Arm]
     seeds: int
+    version: int = 1
+    why_again: str = ""  # of a second version: what was wrong with the first, whose record stays
+
+    @property
+    def record(self) -> str:
+        """Name of the record."""
+        return self.name + f"_v{self.version}" * (self.version > 1)
 
 
 def run(claim: Claim, label: str, settings: Settings, root: pathlib.Path | None, **changes: Any) -> Result:
@@ -93,14 +100,19 @@ def protocol(root: pathlib.Path) -> dict[str, Any]:
     return arms
 
 
-def effect(label: str, higher: np.ndarray, lower: np.ndarray, paper_effect: float | None = None) -> dict:
-    """The claim says `higher` is above `lower` (one number per seed each): difference of means, interval, verdict."""
+def effect(
+    label: str, higher: np.ndarray, lower: np.ndarray, paper_effect: float | None = None, paired: bool = False
+) -> dict:
+    """The claim says `higher` is above `lower` (one number per seed each): difference of means, interval, verdict.
+
+    `paired`: number i of both was measured under the same conditions, so their differences are what is resampled.
+    """
     if not (np.isfinite(higher).all() and np.isfinite(lower).all()):
         return {"effect": label, "difference": None, "interval_95": None, "verdict": "not measured: no finite value"}
     if min(len(higher), len(lower)) < 2:
         return {"effect": label, "difference": None, "interval_95": None, "verdict": "not measured: one seed"}
     difference = float(np.mean(higher) - np.mean(lower))
-    low, high = difference_interval(higher, lower)
+    low, high = difference_interval(higher, lower, paired=paired)
     document = {"effect": label, "difference": _round(difference), "interval_95": [_round(low), _round(high)]}
     if low > 0.0 and (paper_effect is None or difference >= 0.5 * paper_effect):
         return document | {"verdict": "reproduced"}
@@ -132,7 +144,7 @@ def main(claim: Claim, document: str | None, measure: Callable[..., tuple[dict, 
     count = 2 if args.quick else args.seeds
     compilation.enable_cache()
     seeds.use_cores(count)
-    name = claim.name + f"_seeds{count}" * (count != claim.seeds)  # another protocol is another record
+    name = claim.record + f"_seeds{count}" * (count != claim.seeds)  # another protocol is another record
     root = None if args.quick else args.run_dir or pathlib.Path("runs/claims") / name
     try:
         measurements, effects, draw = measure(count, args.quick, root)
@@ -144,6 +156,7 @@ def main(claim: Claim, document: str | None, measure: Callable[..., tuple[dict, 
         return 0
     record = {
         "claim": claim.claim,
+        **({"version": claim.version, "replaces": claim.name, "why_again": claim.why_again} if claim.why_again else {}),
         "paper": claim.paper,
         "paper_says": claim.paper_says,
         "metric": claim.metric,
@@ -172,14 +185,16 @@ def write_index() -> None:
         "| claim | effect: difference of means [95 % interval] | verdict | seeds | figure |",
         "|---|---|---|---|---|",
     ]
-    for path in sorted(RESULTS.glob("*.json")):
-        record = json.loads(path.read_text())
-        if "claim" not in record:
-            continue
+    records = {path.stem: json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))}
+    records = {name: record for name, record in records.items() if "claim" in record}
+    replaced = {record["replaces"]: name for name, record in records.items() if "replaces" in record}
+    for name, record in records.items():
         effects = "<br>".join(f"{e['effect']}: {_text(e)}, {e['verdict']}" for e in record["effects"])
-        name = path.stem
+        verdict = f"**{record['verdict']}**"
+        if name in replaced:
+            verdict = f"{record['verdict']}, but see `{replaced[name]}`: {records[replaced[name]]['why_again']}"
         lines.append(
-            f"| [`{name}`]({name}.json): {record['claim']} | {effects} | **{record['verdict']}** | {record['seeds']} "
+            f"| [`{name}`]({name}.json): {record['claim']} | {effects} | {verdict} | {record['seeds']} "
             f"| [figure]({name}.png) |"
         )
     page = (RESULTS / "README.md").read_text().split(_MARK)

@@ -73,7 +73,7 @@ def measure(seeds, quick, root):
             {"phys2d/Pendulum-v0": values},
             xlabel="Reward scale",
             ylabel="Greedy return, unscaled",
-            log=True,
+            log="x",
             caption="Mean return of the last five evaluations, 15 000 steps per seed. About -1200 is a random policy.",
         )
 

@@ -12,7 +12,16 @@ if TYPE_CHECKING:
 
 # The backends are imported inside the functions: in-graph work must not load MuJoCo, nor `import offpolicy_jax` either.
 
-__all__ = ["HostEnvironment", "InGraphEnvironment", "Step", "is_in_graph", "known_ids", "make", "register"]
+__all__ = [
+    "HostEnvironment",
+    "InGraphEnvironment",
+    "Step",
+    "is_in_graph",
+    "known_ids",
+    "make",
+    "register",
+    "with_absorbing",
+]
 
 Environment = InGraphEnvironment | HostEnvironment
 
@@ -43,6 +52,20 @@ def make(id: str, num_envs: int = 1) -> Environment:
         nearest = _nearest(id, known_ids())
         raise UserError(f"unknown environment {id!r}" + (f"; did you mean {' or '.join(nearest)}?" if nearest else ""))
     return host.make_host(id, num_envs)
+
+
+def with_absorbing(environment: Environment) -> Environment:
+    """The environment with absorbing states in place of terminations, for rewards that are learned.
+
+    Raises UserError for a host environment that cannot hold some of its copies still.
+    """
+    from offpolicy_jax.environments import absorbing
+
+    if is_in_graph(environment):
+        return absorbing.InGraphAbsorbing(environment)
+    if not hasattr(environment, "observation_space"):
+        raise UserError(f"{environment.spec.id} cannot have absorbing states: it steps all of its copies at once")
+    return absorbing.HostAbsorbing(environment)
 
 
 def is_in_graph(environment: Environment) -> "TypeIs[InGraphEnvironment]":

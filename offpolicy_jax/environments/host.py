@@ -91,6 +91,7 @@ class LoopedEnvironment:
             action=action_spec(id, first.action_space),
             max_episode_steps=max_episode_steps or first.max_episode_steps,
         )
+        self.observation_space, self.action_space = first.observation_space, first.action_space
         self.observation = None
         self._environments = environments
         self._steps = [environment.step for environment in environments]
@@ -118,8 +119,12 @@ class LoopedEnvironment:
             raise ValueError(f"seeds have shape {seeds.shape}, expected {(self.num_envs,)}")
         return self._reset_all([int(seed) for seed in seeds])
 
-    def step(self, actions: np.ndarray) -> Step:
-        """Advance all environments one step with actions (N, A) in [-1, 1] (clipped to it), or (N,) integers."""
+    def step(self, actions: np.ndarray, hold: np.ndarray | None = None) -> Step:
+        """Advance all environments one step with actions (N, A) in [-1, 1] (clipped to it), or (N,) integers.
+
+        Where `hold` (N,) is true an environment stays as it is, with reward 0.
+        """
+        held = () if hold is None else np.flatnonzero(hold).tolist()
         rows = self._to_space(actions)
         elapsed, limit, leaves = self._elapsed, self._limit, self._leaves
         buffers = [np.empty(shape, dtype) for shape, dtype in self._layout]
@@ -128,6 +133,11 @@ class LoopedEnvironment:
         truncated = np.zeros(self.num_envs, bool)
         ended = []
         for i, step in enumerate(self._steps):
+            if i in held:
+                for buffer, leaf in zip(buffers, jax.tree.leaves(self.observation), strict=True):
+                    buffer[i] = leaf[i]
+                reward[i] = 0.0
+                continue
             observation, reward[i], terminal, cut, _ = step(rows[i])
             for buffer, leaf in zip(buffers, leaves(observation), strict=True):
                 buffer[i] = leaf

@@ -39,6 +39,16 @@ class FunctionalEnvironment:
     # Structure, shapes and dtypes of the inner state after a transition; the initial one is cast to them.
     inner_shape: PyTree = dataclasses.field(repr=False, compare=False)
 
+    @property
+    def observation_space(self) -> Any:
+        """The environment's own observations."""
+        return self.func_env.observation_space
+
+    @property
+    def action_space(self) -> Any:
+        """The environment's own actions."""
+        return self.func_env.action_space
+
     def reset(self, key: jax.Array) -> tuple[State, PyTree]:
         """Start an episode from a typed key. Returns (state, observation)."""
         now, later = jax.random.split(key)

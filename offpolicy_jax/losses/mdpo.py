@@ -1,7 +1,12 @@
-"""MDPO, off-policy: Tomar et al. 2022, "Mirror Descent Policy Optimization", arXiv 2005.09814.
+"""MDPO: Tomar et al. 2022, "Mirror Descent Policy Optimization", arXiv 2005.09814.
 
-Iteration k moves the policy by a mirror-descent step of size t_k from the reference pi_k, a copy of an earlier policy.
-With the soft return's entropy weight lambda linearised at pi_k, and actions a = f_theta(eps; s) reparameterised:
+Iteration k moves the policy by a mirror-descent step of size t_k from the reference pi_k, an earlier policy.
+
+    on-policy        L = -E_{s, a ~ pi_k}[ rho A ] + 1 / t_k E_s[ KL(pi(.|s) || pi_k(.|s)) ],    rho = pi / pi_k
+                     m steps from pi = pi_k (at the first KL has no gradient); A standardised; t_k falls from 1 to 0
+
+Off-policy, pi_k is a copy that is refreshed every m environment steps. With the soft return's entropy weight lambda
+linearised at pi_k, and actions a = f_theta(eps; s) reparameterised:
 
     policy, KL       L = E_{s ~ D}[ log pi(a|s) - (1 - lambda t_k) log pi_k(a|s) - t_k Q(s, a) ]
     the same / t_k   L = E[ c l(a) + q (lambda - c) l_k(a) - Q(s, a) ],        c = 1 / t_k,  l = log pi,  q = 1
@@ -21,8 +26,19 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from offpolicy_jax.losses.policy_gradient import masked_mean
+
 LOWEST_DENSITY = 1e-6
 """Densities of one dimension are floored here in q-logarithms."""
+
+
+def mirror_descent_loss(
+    log_ratio: jax.Array, advantage: jax.Array, kl: jax.Array, step_size: jax.Array | float, mask: jax.Array
+) -> jax.Array:
+    """The on-policy L from log rho, advantages and KL(pi || pi_k) of each state, all (B,). Scalar."""
+    chex.assert_rank(log_ratio, 1)
+    chex.assert_equal_shape([log_ratio, advantage, kl, mask])
+    return masked_mean(kl / step_size - jnp.exp(log_ratio) * advantage, mask)
 
 
 def policy_loss(

@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from offpolicy_jax.distributions import Normal
+from offpolicy_jax.losses.policy_gradient import masked_mean
 
 
 def best_expert(q: jax.Array) -> jax.Array:
@@ -29,12 +30,15 @@ def best_expert(q: jax.Array) -> jax.Array:
     return jnp.argmax(jnp.min(q, axis=0), axis=-1)
 
 
-def frequency_loss(logits: jax.Array, best: jax.Array) -> jax.Array:
-    """L_frep, the gate's Brier score, from gate logits (B, K) and best experts j (B,). The public code divides by K."""
+def frequency_loss(logits: jax.Array, best: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+    """L_frep, the gate's Brier score, from gate logits (B, K) and best experts j (B,). The public code divides by K.
+
+    With a mask (B,), the mean over its samples.
+    """
     chex.assert_rank([logits, best], [2, 1])
     chex.assert_axis_dimension(logits, 0, best.shape[0])
-    indicator = jax.nn.one_hot(best, logits.shape[1])
-    return jnp.mean(jnp.sum(jnp.square(indicator - jax.nn.softmax(logits)), axis=-1))
+    score = jnp.sum(jnp.square(jax.nn.one_hot(best, logits.shape[1]) - jax.nn.softmax(logits)), axis=-1)
+    return jnp.mean(score) if mask is None else masked_mean(score, mask)
 
 
 def score_loss(logits: jax.Array, expert: jax.Array, value: jax.Array) -> jax.Array:

@@ -40,29 +40,47 @@ class Agent(Protocol):
         """Learn, every `config.rollout_length` steps of each environment; `step` counts all of a seed's steps."""
         ...
 
-    # An agent whose values can be held against returns has one function more (`Settings.value_bias`):
+    # What only some agents have, functions like the others:
+    #
+    # An agent that learns from `replay.demonstrations` says so by `DEMONSTRATIONS = True`.
+    #
+    # An agent that drops experience (`replay.forget`), which is asked before each transition is stored:
+    #   retain(config, replay, step) -> replay
+    #
+    # An agent that is a mixture of policies, each followed for a whole episode; row e of E is episode e of an
+    # evaluation, and the same policy acts in it from its beginning to its end:
+    #   mixture_policy(config, state, observation) -> action
+    #
+    # An agent whose values can be held against returns (`Settings.value_bias`):
     #   predict(config, state, observation, key) -> action, value, bonus      leaves (E, ...), (E,), (E,)
     # a sampled action, the soft return that the agent expects of it (in units of scaled reward), and what the entropy
     # of the policy adds to the value of that state, -alpha log pi(action).
 
 
 def resolve(config: C, spec: EnvironmentSpec, steps: int) -> C:
-    """The config with what depends on the run filled in: warm-up and annealing (-1), a ring no larger than it."""
-    changes: dict[str, Any] = {}
+    """The config with what depends on the run filled in: warm-up and annealing (-1), a ring no larger than it.
+
+    Configs within the config (a part that is an agent of its own) are filled in as well.
+    """
+    parts = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}  # type: ignore[arg-type]
+    changes: dict[str, Any] = {k: resolve(v, spec, steps) for k, v in parts.items() if dataclasses.is_dataclass(v)}
     if getattr(config, "learning_starts", 0) == -1:
         changes["learning_starts"] = 10 * (spec.max_episode_steps or 100)
-    if getattr(config, "replay_capacity", 0) > steps:
+    if parts.get("replay_capacity", 0) > steps:
         changes["replay_capacity"] = steps
     if getattr(config, "anneal_steps", 0) == -1:
         changes["anneal_steps"] = steps
     return dataclasses.replace(config, **changes)  # type: ignore[type-var]
 
 
-def check(config: Any, num_seeds: int = 1) -> None:
+def check(config: Any, num_seeds: int = 1, path: str = "config") -> None:
     """Raises UserError, one line, for a hyper-parameter that no run of that many seeds could use."""
     kinds = typing.get_type_hints(type(config))
     for field in dataclasses.fields(config):
-        value, name = getattr(config, field.name), f"config.{field.name}"
+        value, name = getattr(config, field.name), f"{path}.{field.name}"
+        if dataclasses.is_dataclass(value):
+            check(value, num_seeds, name)
+            continue
         if isinstance(value, str):
             choices = typing.get_args(kinds[field.name])
             if choices and value not in choices:
@@ -70,8 +88,7 @@ def check(config: Any, num_seeds: int = 1) -> None:
         if isinstance(value, bool | str):
             continue
         if isinstance(value, tuple):
-            empty = not value and field.default != ()
-            if empty or any(not isinstance(v, int) or not 1 <= v <= _LARGEST for v in value):
+            if any(not isinstance(v, int) or not 1 <= v <= _LARGEST for v in value):
                 raise UserError(f"{name} must be a list of positive sizes, not {value}")
         elif isinstance(field.default, int):
             lowest = _LOWEST.get(field.name, 1)
@@ -90,7 +107,14 @@ _LARGEST = 2**31 - 1  # steps and rows are int32 on the device
 _LOWEST = {"learning_starts": -1, "gradient_steps": -1, "anneal_steps": -1}
 _RANGES = {
     "learning_rate": (0.0, 1.0),
+    "actor_learning_rate": (0.0, 1.0),
     "temperature_learning_rate": (0.0, 1.0),
+    "temperature": (0.0, math.inf),
+    "alpha": (0.0, 1.0),
+    "beta": (1e-8, math.inf),
+    "gradient_penalty": (0.0, math.inf),
+    "replay_regularization": (1e-8, 1.0 - 1e-6),
+    "exploration_std": (0.0, math.inf),
     "discount": (0.0, 1.0),
     "tau": (0.0, 1.0),
     "statistics_tau": (0.0, 1.0),
@@ -104,10 +128,15 @@ _RANGES = {
     "max_gradient_norm": (0.0, math.inf),
     "target_kl": (0.0, math.inf),
     "inverse_step_size": (0.0, math.inf),
+    "step_size": (1e-8, math.inf),
+    "value_learning_rate": (0.0, 1.0),
+    "kl_weight": (0.0, math.inf),
     "entropy_weight": (0.0, math.inf),
     "tsallis_q": (1.0, 2.0),
     "policy_regularization": (0.0, math.inf),
     "gate_loss_scale": (0.0, math.inf),
+    "gate_weight": (0.0, math.inf),
+    "critic_weight": (0.0, math.inf),
     "gumbel_temperature": (1e-8, math.inf),
     "initial_temperature": (1e-8, 1e8),
     "reward_scale": (1e-30, 1e30),

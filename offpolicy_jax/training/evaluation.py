@@ -4,6 +4,7 @@ Returns are those of greedy actions. The value bias is that of sampled ones: it 
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -14,21 +15,26 @@ from offpolicy_jax.diagnostics import value_bias
 from offpolicy_jax.environments.protocols import HostEnvironment, InGraphEnvironment
 from offpolicy_jax.normalization import normalize_observation, normalize_reward
 from offpolicy_jax.training import seeds as seed_axis
-from offpolicy_jax.training.agent import Agent
 from offpolicy_jax.training.learner import Learner
+from offpolicy_jax.transition import PyTree
+
+Policy = Callable[[Any, Any, PyTree], jax.Array]
 
 _SEED = 2**30  # far from the seeds that people train with
 UNLIMITED_EPISODE_STEPS = 1_000
 """Evaluation episodes are cut here in environments that have no time limit: a greedy policy may never end one."""
 
 
-def in_graph(agent: Agent, environment: InGraphEnvironment, config: Any, num_seeds: int, episodes: int, mesh: Any):
-    """A function learner -> (returns, lengths), NumPy (S, episodes), for environments in JAX."""
+def in_graph(policy: Policy, environment: InGraphEnvironment, config: Any, num_seeds: int, episodes: int, mesh: Any):
+    """A function learner -> (returns, lengths), NumPy (S, episodes), for environments in JAX.
+
+    `policy(config, state, observation)` is an agent's `policy` or `mixture_policy`; row e is episode e.
+    """
 
     def evaluate(config, state, normalizer):
         def step(carry):
             env_state, observation, alive, returns, lengths = carry
-            action = agent.policy(config, state, normalize_observation(normalizer, observation))
+            action = policy(config, state, normalize_observation(normalizer, observation))
             env_state, out = jax.vmap(environment.step)(env_state, action)
             returns, lengths = returns + jnp.where(alive, out.reward, 0.0), lengths + alive
             return env_state, out.observation, alive & ~(out.terminated | out.truncated), returns, lengths
@@ -52,11 +58,11 @@ def in_graph(agent: Agent, environment: InGraphEnvironment, config: Any, num_see
     return run
 
 
-def host(agent: Agent, environment: HostEnvironment, config: Any, num_seeds: int, episodes: int, mesh: Any):
+def host(policy: Policy, environment: HostEnvironment, config: Any, num_seeds: int, episodes: int, mesh: Any):
     """The same for a vector environment of S x episodes on the host."""
 
     def act(config, state, normalizer, observation):
-        return agent.policy(config, state, normalize_observation(normalizer, observation))
+        return policy(config, state, normalize_observation(normalizer, observation))
 
     axes = seed_axis.config_axes(config)
     compiled = jax.jit(seed_axis.over_seeds(act, (axes, 0, 0, 0), 0, num_seeds, mesh))

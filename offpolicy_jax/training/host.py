@@ -50,6 +50,7 @@ class Loop:
         num_envs: int,
         normalize_observations: bool = False,
         normalize_rewards: bool = False,
+        demonstrations: Transition | None = None,
     ):
         self.mesh = seed_axis.mesh(num_seeds)
         self.iteration_steps = config.rollout_length * num_envs
@@ -60,25 +61,26 @@ class Loop:
         axes = seed_axis.config_axes(config)
         self._config = seed_axis.place(config, axes, self.mesh)
 
-        def start(config, key):
-            return learning.start(
-                agent, config, environment.spec, key, num_envs, normalize_observations, normalize_rewards
-            )
+        self._demonstrations = seed_axis.place(demonstrations, None, self.mesh)
+
+        def start(config, key, demonstrations):
+            normalize = normalize_observations, normalize_rewards
+            return learning.start(agent, config, environment.spec, key, num_envs, *normalize, demonstrations)
 
         def act(config, state, normalizer, keys, step, observation):
             return learning.act(agent, config, state, normalizer, keys, step, observation)
 
-        def add(replay, transition):
-            return ring.add(replay, learning.as_row(transition))
+        def add(config, replay, transition, step):
+            return learning.add(agent, config, replay, transition, step)
 
         def learn(config, state, totals, replay, keys, step):
             return learning.learn(agent, config, state, totals, replay, keys, step)
 
         lift = functools.partial(seed_axis.over_seeds, num_seeds=num_seeds, mesh=self.mesh)
         replay_axes, totals_axes = ring.SEED_AXES, learning.TOTALS_AXES
-        self._start = jax.jit(lift(start, in_axes=(axes, 0), out_axes=learning.AXES))
+        self._start = jax.jit(lift(start, in_axes=(axes, 0, None), out_axes=learning.AXES))
         self._act = jax.jit(lift(act, in_axes=(axes, 0, 0, 0, None, 0), out_axes=(0, 0)))
-        self._add = jax.jit(lift(add, in_axes=(replay_axes, 0), out_axes=replay_axes), donate_argnums=0)
+        self._add = jax.jit(lift(add, in_axes=(axes, replay_axes, 0, None), out_axes=replay_axes), donate_argnums=1)
         self._learn = jax.jit(
             lift(learn, in_axes=(axes, 0, totals_axes, replay_axes, 0, None), out_axes=(0, totals_axes)),
             donate_argnums=(1, 2),
@@ -88,7 +90,7 @@ class Loop:
 
     def start(self, keys: jax.Array, seeds: np.ndarray) -> Carry:
         """The carry before the first step, for keys (S,) and integer seeds (S,) of the environments."""
-        learner = self._start(self._config, keys)
+        learner = self._start(self._config, keys, self._demonstrations)
         observation = self._environment.reset(environment_seeds(seeds, self._shape[1]))
         return self._begin(learner, observation, np.zeros((len(seeds), 3)))
 
@@ -102,10 +104,10 @@ class Loop:
         while step - start < steps and not (stop() and (step - start) % self.iteration_steps == 0):
             taken = self._environment.step(np.asarray(action).reshape(-1, *action.shape[2:]))
             next_observation, successor, reward, terminated, truncated = self._split(taken)
-            step += num_envs
+            before, step = step, step + num_envs
             transition = Transition(observation, action, reward, successor, terminated, truncated, extras)
             action, extras = self._act(self._config, agent, replay.normalizer, keys, np.int32(step), next_observation)
-            replay = self._add(replay, transition)
+            replay = self._add(self._config, replay, transition, np.int32(before))
             if step >= self._warmup and step % self.iteration_steps == 0:
                 agent, totals = self._learn(self._config, agent, totals, replay, keys, np.int32(step))
             observation = next_observation

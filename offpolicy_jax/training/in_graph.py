@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from offpolicy_jax import replay as ring
 from offpolicy_jax.environments.protocols import InGraphEnvironment
 from offpolicy_jax.training import learner as learning
 from offpolicy_jax.training import seeds as seed_axis
@@ -53,9 +52,8 @@ def collect(agent: Agent, environment: InGraphEnvironment, config: Any, carry: C
     )
     done = step.terminated | step.truncated
     episode_return, episode_length = carry.episode_return + step.reward, carry.episode_length + 1
-    learner = replace(
-        learner, replay=ring.add(learner.replay, learning.as_row(transition)), step=learner.step + done.shape[0]
-    )
+    replay = learning.add(agent, config, learner.replay, transition, learner.step)
+    learner = replace(learner, replay=replay, step=learner.step + done.shape[0])
     ended = jnp.stack([done, done * episode_return, done * episode_length])
     return Carry(
         learner=learner,
@@ -105,23 +103,25 @@ class Loop:
         num_envs: int,
         normalize_observations: bool = False,
         normalize_rewards: bool = False,
+        demonstrations: Transition | None = None,
     ):
         self.mesh = seed_axis.mesh(num_seeds)
         self.iteration_steps = config.rollout_length * num_envs
         self._warmup = -(-getattr(config, "learning_starts", 0) // self.iteration_steps)
         self._config = seed_axis.place(config, seed_axis.config_axes(config), self.mesh)
 
-        def begin(config, key):
-            learner = learning.start(
-                agent, config, environment.spec, key, num_envs, normalize_observations, normalize_rewards
-            )
+        self._demonstrations = seed_axis.place(demonstrations, None, self.mesh)
+
+        def begin(config, key, demonstrations):
+            normalize = normalize_observations, normalize_rewards
+            learner = learning.start(agent, config, environment.spec, key, num_envs, *normalize, demonstrations)
             state, observation = jax.vmap(environment.reset)(learning.reset_keys(key, num_envs))
             nothing = jnp.zeros(num_envs)
             return Carry(learner, state, observation, nothing, nothing.astype(jnp.int32), jnp.zeros(3))
 
         lift = functools.partial(seed_axis.over_seeds, num_seeds=num_seeds, mesh=self.mesh)
         axes = seed_axis.config_axes(config)
-        self._begin = jax.jit(lift(begin, in_axes=(axes, 0), out_axes=AXES))
+        self._begin = jax.jit(lift(begin, in_axes=(axes, 0, None), out_axes=AXES))
         self._run = jax.jit(
             lift(
                 functools.partial(run, agent, environment),
@@ -133,11 +133,12 @@ class Loop:
         self._clear = jax.jit(
             lift(learning.clear_totals, in_axes=(learning.TOTALS_AXES,), out_axes=learning.TOTALS_AXES)
         )
-        self._iterations_per_call = max(1, 1_000 // (num_seeds * self.iteration_steps))  # a second or so on a CPU
+        # A second or so on a CPU: an update after a rollout of 64 steps counts as much as one after a single step.
+        self._iterations_per_call = max(1, 1_000 // (num_seeds * -(-self.iteration_steps // 64)))
 
     def start(self, keys: jax.Array, seeds: np.ndarray) -> Carry:
         """The carry before the first step, for keys (S,); seeds are unused in-graph."""
-        return self._begin(self._config, keys)
+        return self._begin(self._config, keys, self._demonstrations)
 
     def advance(self, carry: Carry, steps: int, stop: Callable[[], bool]) -> Carry:
         """Run `steps` environment steps per seed, or fewer whole iterations if `stop()`. The carry is consumed."""

@@ -56,6 +56,7 @@ def start(
     num_envs: int,
     normalize_observations: bool,
     normalize_rewards: bool,
+    demonstrations: Transition | None = None,
 ) -> Learner:
     """One seed's learner before its first step."""
     state = agent.init(config, spec, jax.random.fold_in(key, _INIT))
@@ -63,14 +64,15 @@ def start(
     observations = zeros(spec.observation, (num_envs,))
     _, extras = jax.eval_shape(lambda: agent.act(config, state, observations, step, key))
     extras = jax.tree.map(lambda x: jnp.zeros(x.shape[1:], x.dtype), extras)
-    on_policy = config.rollout_length * num_envs * getattr(config, "buffer_batches", 1)
+    on_policy = hasattr(config, "buffer_length")
     replay = ring.init(
-        getattr(config, "replay_capacity", on_policy),
+        config.buffer_length * num_envs if on_policy else config.replay_capacity,
         example_transition(spec, extras),
         num_envs,
         normalize_observations=normalize_observations,
         normalize_rewards=normalize_rewards,
         discount=getattr(config, "discount", 0.99),
+        demonstrations=demonstrations,
     )
     _, metrics = jax.eval_shape(lambda: agent.update(config, state, replay, step, key))
     totals = Totals(
@@ -96,6 +98,13 @@ def act(
     return agent.act(config, state, observation, step, jax.random.fold_in(keys.act, step))
 
 
+def add(agent: Any, config: Any, replay: Replay, transition: Transition, step: jax.Array) -> Replay:
+    """Store a transition of E environments, leaves (E, ...), that was taken after `step` steps."""
+    if hasattr(agent, "retain"):
+        replay = agent.retain(config, replay, step)
+    return ring.add(replay, jax.tree.map(lambda x: x[None], transition))
+
+
 def learn(
     agent: Agent, config: Any, state: Any, totals: Totals, replay: Replay, keys: Keys, step: jax.Array
 ) -> tuple[Any, Totals]:
@@ -109,11 +118,6 @@ def learn(
         diverged_at=jnp.where(~finite & (totals.diverged_at < 0), step, totals.diverged_at),
     )
     return state, totals
-
-
-def as_row(transition: Transition) -> Transition:
-    """A transition of E environments, leaves (E, ...), as a row to add to replay, leaves (1, E, ...)."""
-    return jax.tree.map(lambda x: x[None], transition)
 
 
 def reset_keys(key: jax.Array, num_envs: int) -> jax.Array:

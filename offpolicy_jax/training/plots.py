@@ -3,7 +3,7 @@
 import os
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -113,13 +113,13 @@ def comparison(
     xlabel: str,
     ylabel: str,
     caption: str,
-    log: bool = False,
+    log: Literal["", "x", "xy"] = "",
 ) -> None:
     """Draw several arms side by side, a panel per task, and save the picture at `path`.
 
     `panels` maps a title to arms, and an arm's name to (x (K,), values (K, S)) of its S seeds. Arms differ in colour,
     dashes and marker; seeds are thin, their mean is thick, its 95 % bootstrap interval over seeds is shaded. `log`
-    makes the x axis logarithmic. Raises ValueError for more arms than there are styles.
+    names the logarithmic axes. Raises ValueError for more arms than there are styles.
     """
     import matplotlib.style
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -150,9 +150,9 @@ def comparison(
             axes.set_ylabel(ylabel if i == 0 else "")
             axes.grid(axis="y", color="0.9", linewidth=0.6)
             axes.set_axisbelow(True)
-            if log:
-                axes.set_xscale("log")
-            else:
+            for name in log:
+                _logarithmic(axes, name)
+            if "x" not in log:
                 axes.xaxis.set_major_locator(MaxNLocator(6))
                 axes.xaxis.set_major_formatter(EngFormatter(sep=""))
             if i == 0:
@@ -161,6 +161,18 @@ def comparison(
         text = f"{caption} {seeds} seeds (thin); thick: their mean; band: its 95\xa0% bootstrap interval."
         figure.supxlabel(textwrap.fill(text, 92 * len(panels) + 10), x=0.015, ha="left", fontsize=8.5, color="0.25")
         figure.savefig(os.fspath(path), dpi=200)
+
+
+def _logarithmic(axes: Any, name: str) -> None:
+    """A logarithmic axis with few enough ticks to read: 1, 2 and 5 of each decade if there are at most two."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axes.set(**{f"{name}scale": "log"})
+    low, high = axes.get_xlim() if name == "x" else axes.get_ylim()
+    axis = axes.xaxis if name == "x" else axes.yaxis
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high / low <= 100.0 else (1.0,)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _aggregate(values: np.ndarray, statistic: Statistic = interquartile_mean) -> np.ndarray:

@@ -9,12 +9,13 @@ from typing import Any
 import jax
 import numpy as np
 
+from offpolicy_jax import environments
 from offpolicy_jax.errors import UserError
 from offpolicy_jax.training import seeds as seed_axis
 from offpolicy_jax.training.agent import Agent
 from offpolicy_jax.training.learner import start
 from offpolicy_jax.training.run_directory import LOGGERS
-from offpolicy_jax.transition import EnvironmentSpec
+from offpolicy_jax.transition import EnvironmentSpec, Transition
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +43,12 @@ class Settings:
     """Normalise observations by their running mean and standard deviation."""
     normalize_rewards: bool = False
     """Divide rewards by the running standard deviation of the discounted return."""
+    demos: str | None = None
+    """Demonstrations for agents that imitate: a Minari dataset, by its id or its directory."""
+    demo_episodes: int = 0
+    """Use this many of them, the first ones; 0: all."""
+    absorbing_states: bool = False
+    """Let terminated episodes go on in an absorbing state, for agents that imitate (DAC, section 4.2)."""
     run_dir: str | None = None
     """Directory of the run's files; none are written without one."""
     resume: bool = False
@@ -54,30 +61,45 @@ class Settings:
     """Show a progress bar."""
 
 
-FREE_ON_RESUME = ("steps", "run_dir", "resume", "checkpoint_every", "log", "progress")
-"""Settings that may change when a run is resumed: they do not change the numbers."""
+FREE_ON_RESUME = ("steps", "run_dir", "resume", "checkpoint_every", "log", "progress", "demos")
+"""Settings that may change when a run is resumed: they do not change the numbers.
+
+Demonstrations are in the checkpoint; the dataset, wherever it is by now, only tells their shapes.
+"""
+
+
+def make_environment(settings: Settings, num_envs: int = 1) -> Any:
+    """The environment of a run, in so many copies if it is on the host."""
+    environment = environments.make(settings.env, num_envs)
+    return environments.with_absorbing(environment) if settings.absorbing_states else environment
 
 
 def check_settings(settings: Settings) -> None:
     """Raises UserError, one line, for settings that no run could use."""
     limits = {"steps": 1, "seeds": 1, "seed": 0, "num_envs": 1, "eval_every": 0, "eval_episodes": 1}
-    for name, low in {**limits, "checkpoint_every": 0}.items():
+    for name, low in {**limits, "checkpoint_every": 0, "demo_episodes": 0}.items():
         flag, value = "--" + name.replace("_", "-"), getattr(settings, name)
         if value < low:
             raise UserError(f"{flag} must be at least {low}, not {value}")
         if value >= 2**31:  # steps and sizes are int32 on the device
             raise UserError(f"{flag} must be below 2147483648, not {value}")
+    if settings.demo_episodes and settings.demos is None:
+        raise UserError("--demo-episodes needs --demos: of which dataset?")
     if settings.resume and settings.run_dir is None:
         raise UserError("--resume needs --run-dir: which run shall go on?")
     if unknown := [name for name in settings.log if name not in LOGGERS]:
         raise UserError(f"--log={unknown[0]} is unknown: use {' or '.join(LOGGERS)}")
 
 
-def check_memory(agent: Agent, settings: Settings, config: Any, spec: EnvironmentSpec) -> None:
+def check_memory(
+    agent: Agent, settings: Settings, config: Any, spec: EnvironmentSpec, demonstrations: Transition | None = None
+) -> None:
     """Raises UserError if replay, parameters and batches of all seeds cannot fit, before anything is allocated."""
     keys = jax.eval_shape(lambda: jax.random.key(0))
     one = jax.tree.map(lambda x: jax.ShapeDtypeStruct((), np.float32) if np.ndim(x) else x, config)
-    learner = jax.eval_shape(lambda c, k: start(agent, c, spec, k, settings.num_envs, False, False), one, keys)
+    learner = jax.eval_shape(
+        lambda c, k: start(agent, c, spec, k, settings.num_envs, False, False, demonstrations), one, keys
+    )
     row = sum(x.dtype.itemsize * math.prod(x.shape[2:]) for x in jax.tree.leaves(learner.replay.storage))
     needed = sum(x.dtype.itemsize * math.prod(x.shape) for x in jax.tree.leaves(learner))
     iteration = config.rollout_length * settings.num_envs
@@ -86,7 +108,7 @@ def check_memory(agent: Agent, settings: Settings, config: Any, spec: Environmen
     if needed > (available := _memory_bytes(settings.seeds)):
         raise UserError(
             f"this run needs {needed / 1e9:,.1f} GB and the machine has {available / 1e9:,.1f}: lower --seeds, "
-            "--num-envs or --config.replay_capacity, or the network and batch sizes"
+            "--num-envs, --config.replay_capacity or --config.max_learners, or the network and batch sizes"
         )
     if (copies := settings.seeds * max(settings.num_envs, settings.eval_episodes)) > _MOST_ENVIRONMENTS:
         raise UserError(f"{copies} environments at once are too many: lower --seeds, --num-envs or --eval-episodes")
@@ -100,13 +122,21 @@ def differences(previous: dict[str, Any], asked: dict[str, Any]) -> Iterator[tup
         yield "--agent", previous["agent"], asked["agent"]
     before = {**previous, "settings": dataclasses.asdict(Settings()) | previous["settings"]}  # settings that came later
     for part, prefix in (("settings", "--"), ("config", "--config.")):
-        for name, new in asked[part].items():
+        old_values = _flat(before[part])
+        for name, new in _flat(asked[part]).items():
             new = list(new) if isinstance(new, tuple) else new
             if part == "settings" and name in FREE_ON_RESUME:
                 continue
-            if name not in before[part] or before[part][name] != new:
+            if name not in old_values or old_values[name] != new:
                 flag = prefix + (name.replace("_", "-") if part == "settings" else name)
-                yield flag, before[part].get(name, "(absent)"), new
+                yield flag, old_values.get(name, "(absent)"), new
+
+
+def _flat(values: dict[str, Any]) -> dict[str, Any]:
+    """Values of configs within configs under the names that flags give them, `part.name`."""
+    nested = {k: _flat(v) for k, v in values.items() if isinstance(v, dict)}
+    inner = {f"{k}.{name}": value for k, flat in nested.items() for name, value in flat.items()}
+    return {k: v for k, v in values.items() if k not in nested} | inner
 
 
 _MOST_ENVIRONMENTS = 100_000

@@ -25,6 +25,12 @@ def final_statistics(table: dict[str, np.ndarray], num_seeds: int) -> dict[str, 
     finite = len(returns) == num_seeds and bool(np.all(np.isfinite(returns)))
     low, high = stratified_bootstrap_interval(returns) if finite else (math.nan, math.nan)
     number = lambda x: round(float(x), 4) if math.isfinite(x) else None  # noqa: E731
+    mixture: dict[str, Any] = {}
+    if "mixture_return" in table:
+        of_mixture = table["mixture_return"][last]
+        mixture["mixture_return"] = {str(seed): number(x) for seed, x in zip(seeds, of_mixture, strict=True)}
+        whole = finite and bool(np.all(np.isfinite(of_mixture)))
+        mixture["mixture_iqm"] = number(interquartile_mean(of_mixture)) if whole else None
     return {
         "step": int(table["step"].max()),
         "final_return": {str(seed): number(x) for seed, x in zip(seeds, returns, strict=True)},
@@ -32,6 +38,7 @@ def final_statistics(table: dict[str, np.ndarray], num_seeds: int) -> dict[str, 
         "mean": number(np.mean(returns)) if finite else None,
         "iqm": number(interquartile_mean(returns)) if finite else None,
         "iqm_interval_95": [number(low), number(high)],
+        **mixture,
     }
 
 
@@ -39,6 +46,8 @@ def as_json(config: Any) -> dict[str, Any]:
     """A config as JSON types."""
 
     def plain(value):
+        if dataclasses.is_dataclass(value):
+            return as_json(value)
         if isinstance(value, tuple):
             return list(value)
         return value.tolist() if isinstance(value, np.ndarray | np.generic | jax.Array) else value

@@ -11,19 +11,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from offpolicy_jax import environments
+from offpolicy_jax import demonstrations, environments
 from offpolicy_jax.errors import Diverged, UserError
 from offpolicy_jax.training import checkpoints, compilation, evaluation, host, in_graph, plots
 from offpolicy_jax.training import seeds as seed_axis
 from offpolicy_jax.training.agent import Agent, check, resolve
 from offpolicy_jax.training.interruption import Interrupt
 from offpolicy_jax.training.run_directory import Row, RunDirectory, loggers, provenance
-from offpolicy_jax.training.settings import Settings, check_memory, check_settings, differences
+from offpolicy_jax.training.settings import Settings, check_memory, check_settings, differences, make_environment
 from offpolicy_jax.training.summary import as_json, final_statistics, peak_memory_mb
+from offpolicy_jax.transition import Transition
 
 COLUMNS = {"step": int, "seed": int, "return": float, "length": float, "return_std": float, "episodes": int}
 """Columns of the table of evaluations; `VALUE_COLUMNS` follow if the value bias was asked for."""
 VALUE_COLUMNS = {"value_bias": float, "value": float}
+MIXTURE_COLUMNS = {"mixture_return": float}
+"""Of agents that are a mixture of policies: what the mixture returns, beside its newest policy."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,29 +62,29 @@ class _Run:
 
     def __init__(self, agent: Agent, settings: Settings, config: Any):
         self.agent, self.settings = agent, settings
-        self.name = getattr(agent, "__name__", type(agent).__name__).split(".")[-1]
+        self.name = _name(agent)
         self.directory = RunDirectory(settings.run_dir) if settings.run_dir else None
         self.previous = self.check_directory(config)
         self.compilation = compilation.Clock()
         if settings.value_bias and not hasattr(agent, "predict"):
             raise UserError(f"{self.name} predicts no values: leave out --value-bias")
-        num_seeds, num_envs = settings.seeds, settings.num_envs
-        spec = environments.make(settings.env).spec
-        self.config = resolve(config, spec, settings.steps)
-        check_memory(agent, settings, self.config, spec)
-        environment = environments.make(settings.env, num_seeds * num_envs)
-        traced = jax.tree.map(lambda x: np.asarray(x, np.float32), self.config)
-        arguments = (traced, num_seeds, num_envs, settings.normalize_observations, settings.normalize_rewards)
-        if environments.is_in_graph(environment):
-            loop, separate = in_graph.Loop, environment
+        num_seeds = settings.seeds
+        single = make_environment(settings)
+        self.config = resolve(config, single.spec, settings.steps)
+        demos = load_demonstrations(agent, settings, single)
+        check_memory(agent, settings, self.config, single.spec, demos)
+        self.loop, traced = make_loop(agent, settings, self.config, demos)
+        if environments.is_in_graph(single):
+            separate: Any = single
             evaluate, value_bias = evaluation.in_graph, evaluation.value_bias_in_graph
         else:
-            loop, evaluate, value_bias = host.Loop, evaluation.host, evaluation.value_bias_host
-            separate = environments.make(settings.env, num_seeds * settings.eval_episodes)
-        self.loop: Any = loop(agent, environment, *arguments)  # type: ignore[arg-type]
-        arguments = (agent, separate, traced, num_seeds, settings.eval_episodes, self.loop.mesh)
-        self.evaluate = evaluate(*arguments)  # type: ignore[arg-type]
-        self.value_bias = value_bias(*arguments) if settings.value_bias else None  # type: ignore[arg-type]
+            separate = make_environment(settings, num_seeds * settings.eval_episodes)
+            evaluate, value_bias = evaluation.host, evaluation.value_bias_host
+        arguments = (separate, traced, num_seeds, settings.eval_episodes, self.loop.mesh)
+        self.evaluate = evaluate(agent.policy, *arguments)
+        mixture = getattr(agent, "mixture_policy", None)
+        self.evaluate_mixture = evaluate(mixture, *arguments) if mixture else None
+        self.value_bias = value_bias(agent, *arguments) if settings.value_bias else None
         self.separate = separate
         self.schedule = (self.previous or {}).get("schedule") or self.make_schedule()
         self.loggers = []
@@ -190,8 +193,7 @@ class _Run:
     def check_finite(self, carry: Any, step: int) -> None:
         """Raises UserError if a loss of some seed was not finite; the others' results are written first."""
         diverged_at = np.asarray(carry.learner.totals.diverged_at)
-        leaves = [np.asarray(x) for x in jax.tree.leaves(carry.learner.agent) if jnp.issubdtype(x.dtype, jnp.floating)]
-        finite = np.all([np.isfinite(x).reshape(len(x), -1).all(axis=1) for x in leaves], axis=0)
+        finite = np.asarray(_finite_seeds(carry.learner.agent))
         diverged_at = np.where(~finite & (diverged_at < 0), step, diverged_at)  # a bad gradient under a finite loss
         if not (bad := np.flatnonzero(diverged_at >= 0)).size:
             return
@@ -206,7 +208,9 @@ class _Run:
     def evaluation_rows(self, carry: Any, step: int) -> list[Row]:
         """One row per seed."""
         returns, lengths = self.evaluate(carry.learner)
-        values = np.stack(self.value_bias(carry.learner), axis=1) if self.value_bias else np.zeros((len(returns), 0))
+        more = dict(zip(VALUE_COLUMNS, self.value_bias(carry.learner), strict=True)) if self.value_bias else {}
+        if self.evaluate_mixture:
+            more["mixture_return"] = np.mean(self.evaluate_mixture(carry.learner)[0], axis=1)
         return [
             {
                 "step": step,
@@ -215,7 +219,7 @@ class _Run:
                 "length": float(np.mean(lengths[i])),
                 "return_std": float(np.std(returns[i])),
                 "episodes": len(returns[i]),
-                **dict(zip(VALUE_COLUMNS, values[i].tolist(), strict=False)),
+                **{name: float(values[i]) for name, values in more.items()},
             }
             for i in range(self.settings.seeds)
         ]
@@ -288,6 +292,7 @@ class _Run:
 
     def columns(self) -> dict[str, np.ndarray]:
         kinds = COLUMNS | (VALUE_COLUMNS if self.value_bias else {})
+        kinds |= MIXTURE_COLUMNS if self.evaluate_mixture else {}
         return {name: np.array([row[name] for row in self.table], kind) for name, kind in kinds.items()}
 
     def progress(self, total: int, step: int) -> Any:
@@ -303,6 +308,44 @@ class _Run:
             file=sys.stderr,
             dynamic_ncols=True,
         )
+
+
+def load_demonstrations(agent: Any, settings: Settings, environment: Any) -> Transition | None:
+    """The transitions of --demos, or None. Raises UserError where an agent needs them, or has no use for them."""
+    dataset, name = settings.demos, _name(agent)
+    if getattr(agent, "DEMONSTRATIONS", False):
+        if dataset is None:
+            raise UserError(f"{name} imitates: name a Minari dataset by --demos (experiments/record.py makes one)")
+        inner = environment.inner if settings.absorbing_states else environment
+        episodes = demonstrations.load(dataset, inner, settings.demo_episodes)
+        if settings.absorbing_states:
+            episodes = [demonstrations.absorb(episode) for episode in episodes]
+        return demonstrations.transitions(episodes)
+    if settings.absorbing_states:
+        raise UserError(f"{name} learns from the environment's own rewards: leave out --absorbing-states")
+    if dataset is not None:
+        raise UserError(f"{name} learns from no demonstrations: leave out --demos")
+    return None
+
+
+def make_loop(agent: Agent, settings: Settings, config: Any, demos: Transition | None) -> tuple[Any, Any]:
+    """The loop of a run, of either kind, and its config with float32 leaves."""
+    environment = make_environment(settings, settings.seeds * settings.num_envs)
+    traced = jax.tree.map(lambda x: np.asarray(x, np.float32), config)
+    kind: Any = in_graph.Loop if environments.is_in_graph(environment) else host.Loop
+    normalize = settings.normalize_observations, settings.normalize_rewards
+    return kind(agent, environment, traced, settings.seeds, settings.num_envs, *normalize, demos), traced
+
+
+@jax.jit
+def _finite_seeds(tree: Any) -> jax.Array:
+    """Which seeds have only finite numbers, bool (S,); on the device, whose memory may be far from the host's."""
+    leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x), axis=range(1, x.ndim)) for x in leaves]), axis=0)
+
+
+def _name(agent: Any) -> str:
+    return getattr(agent, "__name__", type(agent).__name__).split(".")[-1]
 
 
 def _next_multiple(step: int, interval: int, unit: int) -> int:

@@ -1,5 +1,6 @@
 """What the tests of agents share: specs, a replay full of random experience, learning from it."""
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -19,8 +20,21 @@ DISCRETE = EnvironmentSpec("test/Discrete-v0", _VECTOR, ArraySpec((), np.dtype(n
 
 def tiny(agent: Any, **changes: Any) -> Any:
     """A small config of any agent: the sizes that it has are cut, and `changes` made."""
-    sizes = {"hidden_sizes": (8,), "batch_size": 8, "replay_capacity": 32, "learning_starts": 0}
-    return agent.Config(**{k: v for k, v in sizes.items() if hasattr(agent.Config, k)} | changes)
+    config = _cut(agent.Config())
+    return config.replace(**changes)
+
+
+def _cut(config: Any) -> Any:
+    """The config, and those within it, at the sizes below."""
+    sizes = {"hidden_sizes": (8,), "batch_size": 8, "replay_capacity": 32, "learning_starts": 0, "minibatches": 2}
+    sizes |= {"value_minibatches": 2, "max_learners": 3, "learner_steps": 8, "training_steps": 8}
+    sizes |= {"discriminator_steps": 2, "discriminator_hidden_sizes": (8,), "discriminator_batch_size": 8}
+    parts = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
+    if hasattr(config, "buffer_length"):  # on-policy: a part's rollouts are longer than its owner's
+        within = any(dataclasses.is_dataclass(x) for x in parts.values())
+        sizes["rollout_length"] = 4 if within else 8
+    inner = {name: _cut(x) for name, x in parts.items() if dataclasses.is_dataclass(x)}
+    return config.replace(**{k: v for k, v in sizes.items() if k in parts} | inner)
 
 
 def spec_of(agent: Any) -> EnvironmentSpec:
@@ -44,10 +58,23 @@ def full_replay(agent: Any, config: Any, spec: EnvironmentSpec, state: Any, num_
     observation, successor = rng.normal(size=(2, rows, num_envs, *spec.observation.shape)).astype(np.float32)
     act = jax.vmap(functools.partial(agent.act, config, state), in_axes=(0, None, 0))
     action, extras = jax.jit(act)(observation, jnp.int32(10**6), jax.random.split(jax.random.key(7), rows))
-    replay = ring.init(rows * num_envs, example_transition(spec, jax.tree.map(lambda x: x[0, 0], extras)), num_envs)
+    example = example_transition(spec, jax.tree.map(lambda x: x[0, 0], extras))
+    replay = ring.init(rows * num_envs, example, num_envs, demonstrations=demonstrations(spec))
     ending = rng.random((2, rows, num_envs)) < 0.2
     reward = rng.normal(size=(rows, num_envs)).astype(np.float32)
     return ring.add(replay, Transition(observation, action, reward, successor, ending[0], ending[1], extras))
+
+
+def demonstrations(spec: EnvironmentSpec, rows: int = 12) -> Transition:
+    """Random transitions, leaves (rows, ...)."""
+    rng = np.random.default_rng(1)
+    observation, successor = rng.normal(size=(2, rows, *spec.observation.shape)).astype(np.float32)
+    if spec.discrete:
+        action = rng.integers(spec.num_actions, size=rows).astype(np.int32)
+    else:
+        action = rng.uniform(-1.0, 1.0, (rows, *spec.action.shape)).astype(np.float32)
+    ending = rng.random((2, rows)) < 0.2
+    return Transition(observation, action, np.zeros(rows, np.float32), successor, *ending)
 
 
 def random_experience(environment: Any, rows: int = 256, num_envs: int = 4) -> Replay:

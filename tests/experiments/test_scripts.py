@@ -96,7 +96,7 @@ def test_evidence_runs_name_agents_presets_and_fields_that_exist():
         assert agent.Config(**run.config) and (run.preset is None or run.preset in agent.PRESETS)
 
 
-CLAIMS = sorted(path.stem for path in (EXPERIMENTS / "claims").glob("*.py") if path.stem != "common")
+CLAIMS = sorted(path.stem for path in (EXPERIMENTS / "claims").glob("*.py") if path.stem not in ("common", "sampling"))
 
 
 @pytest.mark.slow
@@ -150,3 +150,9 @@ def test_a_claim_s_record(tmp_path, monkeypatch):
     assert common.main(claim, "", lambda seeds, quick, root: ({"n": seeds}, [effect], lambda path: None)) == 0
     assert json.loads((tmp_path / "tiny_seeds3.json").read_text())["measurements"] == {"n": 3}
     assert json.loads((tmp_path / "tiny.json").read_text())["measurements"] == {"n": 2}
+
+
+def test_on_policy_agents_are_timed(tmp_path):
+    printed = script("benchmarks/on_policy.py", "--quick", f"--out={tmp_path / 'on.json'}", cwd=tmp_path)
+    record = json.loads((tmp_path / "on.json").read_text())["seeds_2"]
+    assert set(record["steps_per_second"]) == {"ours", "ours, PROPS"} and "PROPS" in printed

@@ -43,6 +43,12 @@ def test_discrete_sac_balances_the_pole():
 @pytest.mark.slow
 def test_ppo_balances_the_pole():
     settings = Settings(
-        env="phys2d/CartPole-v1", steps=80_000, seeds=3, num_envs=8, eval_every=80_000, eval_episodes=20, progress=False
+        env="phys2d/CartPole-v1",
+        steps=150_000,
+        seeds=3,
+        num_envs=8,
+        eval_every=150_000,
+        eval_episodes=20,
+        progress=False,
     )
     assert train(ppo, settings, ppo.PRESETS["classic"]).summary["iqm"] >= 475

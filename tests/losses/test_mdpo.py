@@ -1,11 +1,11 @@
-"""MDPO's policy loss and q-logarithm against NumPy, and what must hold of them whatever the numbers."""
+"""MDPO's policy losses and q-logarithm against NumPy, and what must hold of them whatever the numbers."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from offpolicy_jax.distributions import TanhNormal
+from offpolicy_jax.distributions import Normal, TanhNormal
 from offpolicy_jax.losses import mdpo, sac
 
 RNG = np.random.default_rng(4)
@@ -264,3 +264,86 @@ def test_policy_loss_refuses_shapes_that_would_broadcast(position, reshape):
 def test_policy_loss_refuses_values_of_several_critics():
     with pytest.raises(AssertionError):
         mdpo.policy_loss(*(array(N, B) for _ in range(3)), C, WEIGHT)
+
+
+# The on-policy loss
+
+
+def test_the_mirror_descent_loss_equals_numpy():
+    rng = np.random.default_rng(3)
+    log_ratio, advantage, kl = rng.normal(size=(3, 16)).astype(np.float32)
+    mask = np.arange(16) < 9
+    expected = np.mean((kl / 0.3 - np.exp(log_ratio) * advantage)[mask])
+    np.testing.assert_allclose(mdpo.mirror_descent_loss(log_ratio, advantage, kl, 0.3, mask), expected, rtol=1e-5)
+    other = np.where(mask, [log_ratio, advantage, kl], 50.0)
+    np.testing.assert_array_equal(
+        mdpo.mirror_descent_loss(*other, 0.3, mask), mdpo.mirror_descent_loss(log_ratio, advantage, kl, 0.3, mask)
+    )
+    gradients = jax.jit(jax.grad(mdpo.mirror_descent_loss, argnums=(0, 1, 2)))(
+        log_ratio, advantage, kl, jnp.float32(0.3), mask
+    )
+    ratio = np.exp(log_ratio)
+    for gradient, expected in zip(gradients, [-ratio * advantage, -ratio, np.full(16, 1.0 / 0.3)], strict=True):
+        np.testing.assert_allclose(gradient, np.where(mask, expected, 0.0) / 9.0, rtol=1e-4)
+
+
+@pytest.mark.parametrize("step_size", [1e-3, 1.0, 1e3])
+def test_the_mirror_descent_gradient_at_the_old_policy_is_the_policy_gradient(step_size):
+    """-E[grad log pi A], written out for Gaussians that differ from state to state, whatever the step size."""
+    mean, log_std = array(B, 2), array(B, 2)
+    action, advantage = mean + np.exp(log_std) * array(B, 2), array(B)
+    old = Normal(mean, log_std)
+
+    def loss(policy):
+        policy = Normal(*policy)
+        log_ratio = policy.log_prob(action) - old.log_prob(action)
+        return mdpo.mirror_descent_loss(log_ratio, advantage, policy.kl(old), step_size, np.ones(B, bool))
+
+    by_mean, by_log_std = jax.grad(loss)((mean, log_std))
+    noise = (action - mean) / np.exp(log_std)
+    np.testing.assert_allclose(by_mean, -noise / np.exp(log_std) * advantage[:, None] / B, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(by_log_std, -(noise**2 - 1.0) * advantage[:, None] / B, rtol=1e-4, atol=1e-6)
+
+
+OLD = np.log([0.5, 0.3, 0.2])
+GAIN, ACTION = np.array([-1.0, 0.5, 1.0]), np.repeat(np.arange(3), [5, 3, 2])  # every action in proportion to pi_k
+
+
+@jax.jit
+def minimum(step_size):
+    """Log-probabilities in a single state, by gradient descent: the mean over the actions is the expectation."""
+
+    def loss(logits):
+        log_probs = jax.nn.log_softmax(logits)
+        kl = jnp.full(10, jnp.sum(jnp.exp(log_probs) * (log_probs - OLD)))
+        log_ratio = (log_probs - OLD)[ACTION]
+        return mdpo.mirror_descent_loss(log_ratio, GAIN[ACTION], kl, step_size, np.ones(10, bool))
+
+    step = lambda _, logits: logits - 0.2 * jnp.minimum(step_size, 1.0) * jax.grad(loss)(logits)  # noqa: E731
+    return jax.nn.log_softmax(jax.lax.fori_loop(0, 5_000, step, jnp.array([0.5, -0.5, 0.0])))
+
+
+@pytest.mark.parametrize("step_size", [0.25, 0.5, 2.0])
+def test_its_minimum_in_one_state_is_the_mirror_descent_step(step_size):
+    """pi proportional to pi_k exp(t A)."""
+    expected = jax.nn.softmax(OLD + step_size * GAIN)
+    np.testing.assert_allclose(np.exp(minimum(step_size)), expected, rtol=1e-3)
+
+
+def test_a_larger_divergence_weight_keeps_the_minimum_nearer():
+    step_sizes = [0.1, 0.3, 1.0, 3.0]  # 1 / t from 10 down
+    log_probs = np.stack([minimum(t) for t in step_sizes])
+    divergence = np.sum(np.exp(log_probs) * (log_probs - OLD), 1)
+    gain = np.exp(log_probs) @ GAIN
+    assert 0.0 < divergence[0] < 0.01
+    assert np.all(np.diff(divergence) > 0.01) and np.all(np.diff(gain) > 0.05)
+
+
+@pytest.mark.parametrize("reshape", [lambda x: x[:, None], lambda x: x[:1], lambda x: x[0], lambda x: x[None]])
+@pytest.mark.parametrize("position", range(4))
+def test_the_mirror_descent_loss_refuses_shapes_that_would_broadcast(position, reshape):
+    arguments = [np.zeros(4, np.float32), np.zeros(4, np.float32), np.zeros(4, np.float32), np.ones(4, bool)]
+    arguments[position] = reshape(arguments[position])
+    log_ratio, advantage, kl, mask = arguments
+    with pytest.raises(AssertionError):
+        mdpo.mirror_descent_loss(log_ratio, advantage, kl, 1.0, mask)

@@ -98,6 +98,13 @@ def test_frequency_loss_equals_numpy():
     np.testing.assert_allclose(pmoe.frequency_loss(LOGITS, BEST), expected, rtol=1e-5)
 
 
+def test_frequency_loss_of_masked_samples():
+    mask = np.arange(len(BEST)) < 2
+    np.testing.assert_allclose(
+        pmoe.frequency_loss(LOGITS, BEST, mask), pmoe.frequency_loss(LOGITS[:2], BEST[:2]), rtol=1e-6
+    )
+
+
 def test_gradient_of_the_frequency_loss_is_the_known_one():
     w, v = weights_of(LOGITS), np.eye(K)[BEST]
     expected = 2.0 * w * ((w - v) - (w * (w - v)).sum(-1, keepdims=True)) / B

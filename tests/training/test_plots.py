@@ -107,7 +107,7 @@ def test_no_global_state(tmp_path):
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "JAX_PLATFORMS": "cpu"})
 
 
-@pytest.mark.parametrize(("panels", "log"), [(1, False), (2, True)])
+@pytest.mark.parametrize(("panels", "log"), [(1, ""), (2, "x"), (2, "xy")])
 def test_a_comparison_draws_every_arm(tmp_path, panels, log):
     """Each arm's ink is there, also with a diverged seed; arms beyond the first differ in ink."""
     path, x = tmp_path / "arms.png", 10.0 ** np.arange(-2, 3)

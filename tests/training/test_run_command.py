@@ -11,6 +11,11 @@ import time
 import numpy as np
 import pytest
 
+from agents import ppo, props
+from experiments.run import main, parse
+from offpolicy_jax.errors import UserError
+from offpolicy_jax.training.summary import as_json
+
 ROOT = pathlib.Path(__file__).parents[2]
 TINY = ["--config.hidden-sizes", "16", "--config.batch-size=16", "--config.learning-starts=50", "--eval-episodes=1"]
 
@@ -62,6 +67,10 @@ def test_every_family_of_environments(agent, env, tmp_path):
         (["--agent=sac", "--config.hidden-sizes", "0"], "config.hidden_sizes"),
         (["--agent=sac", "--config.tau=2"], "config.tau must be between 0 and 1"),
         (["--agent=sac", "--config.kernel-init=zeros"], "zeros"),
+        (["--agent=props", "--config.target.epoch=3"], "did you mean --config.target.epochs"),
+        (["--agent=props", "--config.target.tau=2"], "unknown option --config.target.tau"),
+        (["--agent=props", "--config.target.learning-rate=2"], "config.target.learning_rate must be between 0 and 1"),
+        (["--agent=props", "--config.target.hidden-sizes", "0"], "config.target.hidden_sizes must be"),
         (["--agent=sac", "--env=CartPole-v1"], "sac needs continuous actions"),
         (["--agent=sac", "--resume"], "--resume needs --run-dir"),
         (["--agent=sac", "--log=carrier-pigeon"], "carrier-pigeon"),
@@ -93,6 +102,99 @@ def test_a_preset_is_where_hyper_parameters_start_from(tmp_path):
     assert run("--resume", f"--run-dir={tmp_path}/run", "--steps=160").returncode == 0  # the preset is remembered
     refused = run("--resume", f"--run-dir={tmp_path}/run", "--preset=quick", check=False)
     assert refused.returncode == 2 and "--config." in refused.stderr
+
+
+def test_options_of_a_nested_config():
+    """In this process: what is parsed, before anything runs."""
+    name, _, config, _ = parse(["--agent=props"])
+    assert name == "props" and config == props.Config()
+    flags = ["--config.target.learning-rate=0.002", "--config.target.buffer_batches", "3", "--config.target.clip=inf"]
+    flags += ["--config.target.hidden-sizes", "8", "9", "--config.target.activation=relu"]
+    flags += ["--config.learning-rate=0.004"]
+    asked = {"learning_rate": 0.002, "buffer_batches": 3, "hidden_sizes": (8, 9), "activation": "relu", "clip": np.inf}
+    _, _, config, _ = parse(["--agent=props", *flags])
+    assert config == props.Config(learning_rate=0.004, target=props.Config().target.replace(**asked))
+    preset = props.PRESETS["cartpole"]
+    _, _, config, _ = parse(["--agent=props", "--preset=cartpole", "--config.target.epochs=7"])
+    assert config == preset.replace(target=preset.target.replace(epochs=7)) and preset.target.rollout_length == 1024
+    assert parse(["--agent=props", "--config.target.hidden-sizes", "--steps=50"])[2].target.hidden_sizes == ()
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--config.target.epoch=3", "unknown option --config.target.epoch: did you mean --config.target.epochs"),
+        ("--config.target.lerning-rate=1", "did you mean --config.target.learning_rate"),
+        ("--config.targt.clip=1", "did you mean --config.target.clip"),
+        ("--config.target.epochs=many", "many"),
+        ("--config.target.activation=tahn", "tahn"),
+    ],
+)
+def test_an_option_that_a_nested_config_lacks_is_answered_with_the_nearest(flag, message):
+    with pytest.raises(UserError) as error:
+        parse(["--agent=props", flag])
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_help_lists_the_options_of_a_nested_config(capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse(["--agent=props", "--help"])
+    out = capsys.readouterr().out
+    assert not stop.value.code
+    for text in ("--config.clip", "--config.target.clip", "how far a ratio may leave 1", "--config.target.epochs"):
+        assert text in out
+
+
+NESTED = ["--agent=props", "--env=phys2d/CartPole-v1", "--eval-every=64", "--eval-episodes=1", "--seeds=1"]
+NESTED += ["--config.rollout-length=16", "--config.epochs=2", "--config.minibatches=2"]
+NESTED += ["--config.target.rollout-length=32", "--config.target.epochs=3", "--config.target.minibatches=2"]
+NESTED += ["--config.target.gae-lambda=0.8"]
+
+
+def test_a_resumed_run_takes_over_nested_values(tmp_path):
+    path, flag = tmp_path / "run/config.json", f"--run-dir={tmp_path}/run"
+    run(*NESTED, flag, "--steps=64", "--config.target.hidden-sizes", "8")
+    first = json.loads(path.read_text())
+    assert (first["config"]["target"]["epochs"], first["config"]["epochs"]) == (3, 2)
+    assert (first["config"]["target"]["anneal_steps"], first["resolved_config"]["target"]["anneal_steps"]) == (-1, 64)
+    name, _, config, _ = parse(["--resume", flag])
+    assert name == "props" and isinstance(config.target, ppo.Config)
+    target = {"rollout_length": 32, "epochs": 3, "minibatches": 2, "gae_lambda": 0.8, "hidden_sizes": (8,)}
+    outer = {"rollout_length": 16, "epochs": 2, "minibatches": 2}
+    assert config == props.Config(**outer, target=props.Config().target.replace(**target))
+    refused = run("--resume", flag, "--steps=128", "--config.target.epochs=4", check=False)
+    assert refused.returncode == 2 and len(refused.stderr.strip().splitlines()) == 1
+    assert "--config.target.epochs=3, not 4" in refused.stderr
+    run("--resume", flag, "--steps=128")
+    again = json.loads(path.read_text())
+    assert again["config"] == first["config"] and again["resolved_config"]["target"]["anneal_steps"] == 128
+    assert json.loads((tmp_path / "run/summary.json").read_text())["step"] == 128
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *(("epochs", value) for value in ("many", 3.5, True, None, {"a": 1})),
+        *(("hidden_sizes", value) for value in (8, "8", None)),
+        *(("clip", value) for value in ([0.1], {}, "0.2")),
+        ("activation", 1),
+        *((None, value) for value in (3, None, [1], "x")),
+    ],
+)
+def test_a_nested_value_of_the_wrong_type_is_refused_in_one_line(field, value, tmp_path, capsys):
+    """The file was edited. A field of None is the nested config as a whole."""
+    document = {"agent": "props", "settings": {}, "config": as_json(props.Config()), "schedule": {}}
+    (tmp_path / "config.json").write_text(json.dumps(document))
+    parse(["--resume", f"--run-dir={tmp_path}"])
+    if field is None:
+        document["config"]["target"] = value
+    else:
+        document["config"]["target"][field] = value
+    (tmp_path / "config.json").write_text(json.dumps(document))
+    assert main(["--resume", f"--run-dir={tmp_path}"]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("run.py: config.json of the run to resume has ")
+    assert f"{field or 'target'}=" in lines[0]
 
 
 def test_help_lists_hyper_parameters_with_meaning_and_default():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import types
 from typing import Any
 
@@ -10,10 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from agents import dsac_t, sac, sac_discrete
+from agents import dsac_t, pmoe, ppo, props, sac, sac_discrete
 from offpolicy_jax import environments
 from offpolicy_jax.errors import UserError
 from offpolicy_jax.training import Settings, train
+from offpolicy_jax.training.agent import check, resolve
+from offpolicy_jax.training.settings import differences
+from offpolicy_jax.training.summary import as_json
 from tests import probes
 
 SMALL = sac.Config(hidden_sizes=(16,), batch_size=16, learning_starts=20)
@@ -481,3 +485,125 @@ def test_time_limit_does_not_end_the_value():
         _, observation = environment.reset(jax.random.key(0))
         q = state.critic_network.apply(state.critics, observation[None], jnp.zeros((1, 1)))
         np.testing.assert_allclose(q, 10.0, rtol=0.05)
+
+
+# Configs within configs: the target of PROPS is PPO's
+
+
+TARGET = ppo.Config(hidden_sizes=(8,), rollout_length=8, epochs=2, minibatches=2, buffer_batches=2)
+NESTED = props.Config(target=TARGET, rollout_length=4, epochs=2, minibatches=2)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"learning_rate": 2.0}, r"learning_rate must be between 0 and 1, not 2\.0"),
+        ({"learning_rate": np.array([1e-3, np.nan])}, r"learning_rate must be between 0 and 1, not .*"),
+        ({"discount": np.zeros(5)}, r"discount has shape \(5,\): .* one for each of 2 seeds"),
+        ({"epochs": 0}, r"epochs must be from 1 to 2147483647, not 0"),
+        ({"anneal_steps": -2}, r"anneal_steps must be from -1 to 2147483647, not -2"),
+        ({"hidden_sizes": (8, 0)}, r"hidden_sizes must be a list of positive sizes, not \(8, 0\)"),
+        ({"activation": "tahn"}, r"activation must be relu or gelu or tanh, not tahn"),
+    ],
+)
+def test_a_nested_hyper_parameter_is_refused_by_its_whole_name(change, message):
+    bad = TARGET.replace(**change)
+    for refuse, path in [
+        (lambda: check(NESTED.replace(target=bad), 2), "config.target"),
+        (lambda: train(props, settings(seeds=2), NESTED.replace(target=bad)), "config.target"),
+        (lambda: check(bad, 2), "config"),  # PPO by itself
+    ]:
+        with pytest.raises(UserError, match=f"^{re.escape(path)}\\.{message}$") as error:
+            refuse()
+        assert "\n" not in str(error.value)
+
+
+def test_the_outer_values_of_a_nested_config_are_checked_too():
+    check(NESTED, num_seeds=2)
+    check(NESTED.replace(target=TARGET.replace(learning_rate=np.array([1e-3, 1e-2]))), num_seeds=2)
+    with pytest.raises(UserError, match=r"^config\.learning_rate must be between 0 and 1, not -1\.0$"):
+        check(NESTED.replace(learning_rate=-1.0))
+    with pytest.raises(UserError, match=r"^config\.kl_direction must be "):
+        check(NESTED.replace(kl_direction="sideways"))
+
+
+def test_what_depends_on_the_run_is_filled_in_within_a_nested_config():
+    spec = probes.ConstantReward().spec
+    resolved = resolve(NESTED, spec, 777)
+    assert NESTED.target.anneal_steps == -1  # what was asked stays what it was
+    assert resolved == NESTED.replace(target=TARGET.replace(anneal_steps=777))
+    for asked in (0, 50):
+        given = NESTED.replace(target=TARGET.replace(anneal_steps=asked))
+        assert resolve(given, spec, 777) == given
+    inner = sac.Config(learning_starts=-1, replay_capacity=10**6)
+    resolved = resolve(NESTED.replace(target=inner), spec, 777).target  # whatever the inner agent is
+    assert resolved == inner.replace(learning_starts=100, replay_capacity=777)
+
+
+def test_a_nested_config_is_nested_json():
+    rates = np.array([0.25, 0.5], np.float32)
+    config = NESTED.replace(target=TARGET.replace(learning_rate=rates, value_clip=np.float32(0.5)), clip=jnp.array(0.5))
+    plain = as_json(config)
+    assert json.loads(json.dumps(plain)) == plain
+    assert plain["target"] == as_json(config.target) and plain["clip"] == 0.5
+    assert set(plain) == {field.name for field in dataclasses.fields(props.Config)}
+    assert set(plain["target"]) == {field.name for field in dataclasses.fields(ppo.Config)}
+    assert (plain["target"]["hidden_sizes"], plain["target"]["learning_rate"]) == ([8], [0.25, 0.5])
+    assert plain["target"]["value_clip"] == 0.5 and plain["target"]["activation"] == "tanh"
+
+
+def test_differences_are_named_like_the_flags_of_nested_values():
+    def document(config, **changes):
+        return {"agent": "props", "settings": dataclasses.asdict(settings(**changes)), "config": as_json(config)}
+
+    previous = json.loads(json.dumps(document(NESTED)))
+    assert list(differences(previous, document(NESTED))) == []
+    other = NESTED.replace(target=TARGET.replace(epochs=3, hidden_sizes=(8, 8)), epochs=4)
+    assert sorted(differences(previous, document(other, seeds=2, steps=7)), key=lambda x: x[0]) == [
+        ("--config.epochs", 2, 4),
+        ("--config.target.epochs", 2, 3),
+        ("--config.target.hidden_sizes", [8], [8, 8]),
+        ("--seeds", 1, 2),
+    ]
+    del previous["config"]["target"]["clip"]  # a run of an older version
+    assert list(differences(previous, document(NESTED))) == [("--config.target.clip", "(absent)", 0.2)]
+
+
+def test_a_nested_run_resumes_as_what_it_was(tmp_path):
+    options = {"steps": 96, "eval_every": 32, "seeds": 2}
+    config = NESTED.replace(target=TARGET.replace(learning_rate=np.float32([1e-3, 1e-2])))
+    whole = train(props, settings(run_dir=str(tmp_path / "whole"), **options), config)
+    document = json.loads((tmp_path / "whole/config.json").read_text())
+    assert document["config"]["target"]["anneal_steps"] == -1
+    assert document["resolved_config"]["target"]["anneal_steps"] == 96
+    assert document["resolved_config"]["target"]["hidden_sizes"] == [8]
+
+    # Annealing ends with the run, so a run that is to be cut says where.
+    config = config.replace(target=config.target.replace(anneal_steps=96))
+    path = str(tmp_path / "cut")
+    train(props, settings(run_dir=path, **(options | {"steps": 32})), config)
+    for change, message in [
+        ({"epochs": 5}, r"--config\.target\.epochs=2, not 5: drop that option"),
+        ({"learning_rate": 0.1}, r"--config\.target\.learning_rate=\[0\.001.*\], not 0\.1"),
+    ]:
+        other = config.replace(target=config.target.replace(**change))
+        with pytest.raises(UserError, match=message):
+            train(props, settings(run_dir=path, resume=True, **options), other)
+    resumed = train(props, settings(run_dir=path, resume=True, **options), config)
+    assert same(whole.states, resumed.states)
+    for name in ("evaluations.csv", "metrics.csv"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "cut" / name).read_bytes()
+
+
+def test_no_hidden_layers_are_a_linear_network():
+    for config in (sac.Config(), ppo.Config(), pmoe.Config(), NESTED.target):
+        check(config.replace(hidden_sizes=()))
+        for sizes in [(0,), (-8,), (8, 0), (8.0,), (2**31,)]:
+            with pytest.raises(UserError, match=r"^config\.hidden_sizes must be a list of positive sizes"):
+                check(config.replace(hidden_sizes=sizes))
+    linear = NESTED.replace(target=TARGET.replace(hidden_sizes=()))
+    states = train(props, settings(steps=32, eval_every=32), linear).states
+    assert set(states.behaviour["params"]) == {"Dense_0", "log_std"}
+    assert states.behaviour["params"]["Dense_0"]["kernel"].shape == (1, 1, 1)  # seeds, observation, action
+    states = train(sac, settings(), SMALL.replace(hidden_sizes=())).states
+    assert set(states.actor["params"]) == {"Dense_0"} and np.all(np.isfinite(states.log_alpha))

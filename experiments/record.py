@@ -1,0 +1,73 @@
+"""Record demonstrations: `python experiments/record.py --run-dir=runs/expert --episodes=10 --dataset=demos/walk-v0`.
+
+Rolls out the policy of one seed from the newest checkpoint of a run (of a mixture: its newest member), from starts that
+neither training nor evaluation has seen, and writes a Minari dataset: to a directory if its name has a /, else by its
+id among Minari's own. Any agent that imitates takes it by `--demos`.
+"""
+
+import argparse
+import sys
+
+import numpy as np
+
+import agents
+from experiments.run import parse
+from offpolicy_jax import demonstrations, environments
+from offpolicy_jax.errors import UserError
+from offpolicy_jax.training import restore, rollouts
+from offpolicy_jax.training.run_directory import provenance
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; returns its exit code: 0 done, 2 bad input."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run-dir", required=True, help="of the trained run")
+    parser.add_argument("--dataset", required=True, help="id or directory of the dataset to write, ending in -v0 or so")
+    parser.add_argument("--episodes", type=int, default=10)
+    parser.add_argument("--seed", type=int, help="whose policy; default: the first of the run")
+    parser.add_argument("--sampled", action="store_true", help="act by sampled actions, rather than greedy ones")
+    args = parser.parse_args(arguments)
+    try:
+        print(record(args))
+    except UserError as error:
+        print(f"record.py: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def record(args: argparse.Namespace) -> str:
+    """Write the dataset; returns what to say of it."""
+    if args.episodes < 1:
+        raise UserError(f"--episodes must be at least 1, not {args.episodes}")
+    demonstrations.check_target(args.dataset)
+    name, settings, config, _ = parse(["--resume", f"--run-dir={args.run_dir}"])
+    if settings.absorbing_states:
+        raise UserError("the policy of a run with --absorbing-states cannot be recorded: it observes their indicator")
+    agent = agents.load(name)
+    seed = settings.seed if args.seed is None else args.seed
+    if not 0 <= seed - settings.seed < settings.seeds:
+        last = settings.seed + settings.seeds - 1
+        raise UserError(f"the run in {args.run_dir} has seeds {settings.seed} to {last}, not {seed}")
+    learner, config = restore(agent, settings, config)
+    environment = environments.make(settings.env, args.episodes)
+    if not hasattr(environment, "action_space"):
+        raise UserError(f"{settings.env} has no Gymnasium spaces to describe a dataset by")
+    episodes = rollouts(agent, environment, config, learner, seed - settings.seed, args.episodes, args.sampled)
+    returns = [float(np.sum(e.rewards)) for e in episodes]
+    demonstrations.save(
+        args.dataset,
+        environment,
+        episodes,
+        algorithm_name=name,
+        description=f"{'sampled' if args.sampled else 'greedy'} actions on {settings.env}, step {int(learner.step)}, "
+        f"seed {seed}; mean return {np.mean(returns):.1f}; offpolicy_jax {provenance()['commit']}",
+    )
+    steps = sum(len(e.rewards) for e in episodes)
+    return (
+        f"{args.dataset}: {len(episodes)} episodes, {steps:,} steps, returns {np.mean(returns):.1f} +- "
+        f"{np.std(returns):.1f} (from {min(returns):.1f} to {max(returns):.1f})"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,109 @@
+"""Policies of finished runs: restore a run's newest checkpoint, and roll one seed's policy out as whole episodes."""
+
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+
+from offpolicy_jax import environments
+from offpolicy_jax.demonstrations import Episode
+from offpolicy_jax.environments.protocols import HostEnvironment, InGraphEnvironment
+from offpolicy_jax.errors import UserError
+from offpolicy_jax.normalization import normalize_observation
+from offpolicy_jax.training import checkpoints, evaluation
+from offpolicy_jax.training import seeds as seed_axis
+from offpolicy_jax.training.agent import Agent, resolve
+from offpolicy_jax.training.learner import Learner
+from offpolicy_jax.training.run_directory import RunDirectory
+from offpolicy_jax.training.settings import Settings, make_environment
+from offpolicy_jax.training.train import load_demonstrations, make_loop
+from offpolicy_jax.transition import PyTree
+
+_SEED = 2**29  # far from the seeds of training and evaluation
+
+
+def restore(agent: Agent, settings: Settings, config: Any) -> tuple[Learner, Any]:
+    """The learner of all seeds in the newest checkpoint of `settings.run_dir`, and the run's config, filled in.
+
+    Raises UserError if there is none, or if settings and config give arrays of other shapes than the run's.
+    """
+    directory = RunDirectory(settings.run_dir or "")
+    newest = checkpoints.newest(pathlib.Path(directory.checkpoints))
+    if newest is None:
+        raise UserError(f"{settings.run_dir} has no checkpoint of a run")
+    single = make_environment(settings)
+    config = resolve(config, single.spec, settings.steps)
+    loop, traced = make_loop(agent, settings, config, load_demonstrations(agent, settings, single))
+    seeds = np.arange(settings.seed, settings.seed + settings.seeds)
+    carry = loop.start(seed_axis.keys(settings.seed, settings.seeds), seeds)
+    carry, _ = checkpoints.restore(newest, carry)
+    loop.close()
+    return carry.learner, traced
+
+
+def rollouts(
+    agent: Any,
+    environment: Any,
+    config: Any,
+    learner: Learner,
+    index: int,
+    episodes: int,
+    sampled: bool = False,
+) -> list[Episode]:
+    """Episodes of the seed at `index` in the learner, by greedy or sampled actions, from fixed starts.
+
+    `environment` is in-graph, or a host environment of as many copies as episodes.
+    """
+    one = lambda tree: jax.tree.map(lambda x: x[index], tree)  # noqa: E731
+    config = jax.tree.map(lambda x: x[index] if np.ndim(x) else x, config)
+    state, normalizer, step = one(learner.agent), one(learner.replay.normalizer), learner.step
+
+    @jax.jit
+    def choose(observation, key):
+        observation = normalize_observation(normalizer, observation)
+        if sampled:
+            return agent.act(config, state, observation, step, key)[0]
+        return agent.policy(config, state, observation)
+
+    reset, advance = _functions(environment, episodes)
+    observation, limit = reset(), environment.spec.max_episode_steps or evaluation.UNLIMITED_EPISODE_STEPS
+    first, steps, alive = observation, [], np.ones(episodes, bool)
+    for key in jax.random.split(jax.random.key(_SEED), limit):
+        action = np.asarray(choose(observation, key))
+        observation, successor, reward, terminated, truncated = advance(action)
+        steps.append((action, successor, reward, terminated, alive))
+        alive = alive & ~(terminated | truncated)
+        if not alive.any():
+            break
+    actions, successors, rewards, terminated, lived = (
+        jax.tree.map(lambda *x: np.stack(x), *column) for column in zip(*steps, strict=True)
+    )
+    found = []
+    for i, length in enumerate(lived.sum(axis=0)):
+        observations = jax.tree.map(
+            lambda begin, later, i=i, n=length: np.concatenate([begin[i][None], later[:n, i]]), first, successors
+        )
+        action = np.clip(actions[:length, i], -1.0, 1.0) if actions.dtype.kind == "f" else actions[:length, i]
+        found.append(Episode(observations, action, rewards[:length, i], bool(terminated[length - 1, i])))
+    return found
+
+
+def _functions(environment: InGraphEnvironment | HostEnvironment, episodes: int) -> Any:
+    """`reset()` and `step(actions)` of so many copies, with NumPy arrays."""
+    if not environments.is_in_graph(environment):
+        return lambda: environment.reset(_SEED + np.arange(episodes)), environment.step
+    begin, step = jax.jit(jax.vmap(environment.reset)), jax.jit(jax.vmap(environment.step))
+    state: PyTree = None
+
+    def reset():
+        nonlocal state
+        state, observation = begin(jax.random.split(jax.random.fold_in(jax.random.key(_SEED), 1), episodes))
+        return jax.tree.map(np.asarray, observation)
+
+    def advance(action):
+        nonlocal state
+        state, taken = step(state, action)
+        return jax.tree.map(np.asarray, taken)
+
+    return reset, advance

@@ -1,0 +1,176 @@
+"""From a trained run to demonstrations to agents that imitate: the commands, and what they refuse."""
+
+import json
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+import agents
+from agents import sac
+from experiments import record, run
+from offpolicy_jax import environments
+from offpolicy_jax.demonstrations import Episode, load, save
+from offpolicy_jax.errors import UserError
+from offpolicy_jax.training import Settings, restore, rollouts, train
+from tests.agents.probing import assert_same, tiny
+
+SMALL = sac.Config(hidden_sizes=(8,), batch_size=8, learning_starts=10)
+
+
+def settings(**options):
+    base = {"env": "phys2d/Pendulum-v0", "steps": 40, "seeds": 2, "eval_every": 40, "eval_episodes": 2}
+    return Settings(progress=False, **(base | options))
+
+
+@pytest.fixture(scope="module")
+def expert(tmp_path_factory):
+    path = tmp_path_factory.mktemp("expert") / "run"
+    train(sac, settings(run_dir=str(path)), SMALL)
+    return path
+
+
+@pytest.fixture(scope="module")
+def demos(expert, tmp_path_factory):
+    dataset = str(tmp_path_factory.mktemp("demos") / "pendulum-v0")
+    assert record.main([f"--run-dir={expert}", f"--dataset={dataset}", "--episodes=2"]) == 0
+    return dataset
+
+
+def test_what_is_recorded_is_the_policy_of_the_run(expert, demos):
+    environment = environments.make("phys2d/Pendulum-v0")
+    episodes = load(demos, environment)
+    assert len(episodes) == 2 and all(len(e.rewards) == 200 and not e.terminated for e in episodes)
+    result = settings(run_dir=str(expert), resume=True)
+    learner, config = restore(sac, result, SMALL)
+    state = jax.tree.map(lambda x: x[0], learner.agent)
+    np.testing.assert_allclose(sac.policy(config, state, episodes[0].observations[:-1]), episodes[0].actions, atol=1e-5)
+    again = rollouts(sac, environment, config, learner, 0, 2)
+    np.testing.assert_allclose(again[0].rewards, episodes[0].rewards, rtol=1e-4)
+    other = rollouts(sac, environment, config, learner, 1, 2)
+    assert np.max(np.abs(other[0].actions - episodes[0].actions)) > 1e-3
+    sampled = rollouts(sac, environment, config, learner, 0, 2, sampled=True)
+    assert np.max(np.abs(sampled[0].actions - episodes[0].actions)) > 0.1
+
+
+def test_the_dataset_says_where_it_comes_from(demos):
+    metadata = json.loads(pathlib.Path(demos, "data/metadata.json").read_text())
+    assert metadata["algorithm_name"] == "sac" and "phys2d/Pendulum-v0" in metadata["description"]
+
+
+def test_recording_on_the_host_stops_where_an_episode_ends(tmp_path):
+    path = str(tmp_path / "run")
+    options = {"env": "InvertedPendulum-v5", "run_dir": path, "seeds": 1, "seed": 3}
+    train(sac, settings(**options), SMALL)
+    dataset = f"{tmp_path}/pendulum-v0"
+    assert record.main([f"--run-dir={path}", f"--dataset={dataset}", "--episodes=3", "--seed=3"]) == 0
+    episodes = load(dataset, environments.make("InvertedPendulum-v5"))
+    assert all(e.terminated for e in episodes) and len({len(e.rewards) for e in episodes}) > 1
+
+
+IMITATORS = [name for name in agents.REGISTRY if getattr(agents.load(name), "DEMONSTRATIONS", False)]
+
+
+@pytest.mark.parametrize(
+    ("name", "env"),
+    [*((name, "phys2d/Pendulum-v0") for name in IMITATORS), ("ailboost", "dm_control/pendulum-swingup-v0")],
+)
+def test_a_run_of_an_imitator_resumes_as_what_it_was(name, env, demos, tmp_path):
+    """Cut in two, with bit-identical evaluations, in-graph and on the host."""
+    if env.startswith("dm_control"):
+        demos = f"{tmp_path}/swingup-v0"
+        environment = environments.make(env)
+        rng = np.random.default_rng(0)
+        observations = {
+            k: rng.normal(size=(41, *s.shape)).astype(np.float32) for k, s in environment.spec.observation.items()
+        }
+        save(demos, environment, [Episode(observations, np.full((40, 1), 0.5, np.float32), np.zeros(40), False)])
+    agent = agents.load(name)
+    config = tiny(agent)
+    options = {"env": env, "demos": demos, "demo_episodes": 1, "steps": 60, "eval_every": 20, "eval_episodes": 1}
+    options["normalize_observations"] = name == "value_dice"
+    whole = train(agent, settings(run_dir=f"{tmp_path}/whole", **options), config)
+    train(agent, settings(run_dir=f"{tmp_path}/cut", **(options | {"steps": 20})), config)
+    resumed = train(agent, settings(run_dir=f"{tmp_path}/cut", resume=True, **options), config)
+    assert_same(whole.states, resumed.states)
+    for file in ("evaluations.csv", "metrics.csv"):
+        assert pathlib.Path(tmp_path, "whole", file).read_bytes() == pathlib.Path(tmp_path, "cut", file).read_bytes()
+    previous = run.parse(["--resume", f"--run-dir={tmp_path}/whole"])[1]  # the command needs no more to go on
+    assert (previous.demos, previous.demo_episodes) == (demos, 1)
+    assert ("mixture_return" in whole.table) == (name == "ailboost")
+    if name == "ailboost":
+        assert set(whole.summary["mixture_return"]) == {"0", "1"} and whole.summary["mixture_iqm"] is not None
+        assert "of the mixture of all learners: IQM" in run.describe(whole.summary, None)
+    assert np.all(np.isfinite(whole.table["return"]))
+    document = json.loads(pathlib.Path(tmp_path, "whole/config.json").read_text())
+    assert document["settings"]["demos"] == demos
+
+
+def test_absorbing_states_go_through_a_run(tmp_path):
+    path, dataset = str(tmp_path / "run"), f"{tmp_path}/pendulum-v0"
+    options = {"env": "InvertedPendulum-v5", "seeds": 1, "eval_every": 20}
+    train(sac, settings(run_dir=path, **options), SMALL)
+    record.main([f"--run-dir={path}", f"--dataset={dataset}", "--episodes=2"])
+    options |= {"demos": dataset, "absorbing_states": True, "run_dir": f"{tmp_path}/dac"}
+    dac = agents.load("dac")
+    result = train(dac, settings(**options), tiny(dac, replay_capacity=100))
+    assert np.all(np.isfinite(result.table["return"]))
+    learner, _ = restore(dac, settings(**(options | {"resume": True})), tiny(dac, replay_capacity=100))
+    storage, expert = learner.replay.storage, learner.replay.demonstrations
+    assert not np.any(storage.terminated) and not np.any(expert.terminated)
+    for part in (storage, expert):
+        inside, after = part.observation["absorbing"], part.next_observation["absorbing"]
+        entered = np.sum(after) - np.sum(inside)  # each episode enters it, and stays once, but for the one under way
+        assert np.sum(inside) >= 1 and entered - np.sum(inside) in (0, 1)
+        assert np.all(np.asarray(part.truncated)[np.asarray(inside[..., 0]) == 1.0])
+    with pytest.raises(UserError, match="with --absorbing-states cannot be recorded"):
+        import argparse
+
+        record.record(
+            argparse.Namespace(run_dir=f"{tmp_path}/dac", episodes=1, dataset="x-v0", seed=None, sampled=False)
+        )
+
+
+@pytest.mark.parametrize(
+    ("agent", "options", "message"),
+    [
+        ("bc", {}, "bc imitates: name a Minari dataset by --demos"),
+        ("sac", {"demos": "x-v0"}, "sac learns from no demonstrations: leave out --demos"),
+        ("sac", {"absorbing_states": True}, "sac learns from the environment's own rewards"),
+        ("bc", {"demo_episodes": 2}, "--demo-episodes needs --demos"),
+        ("bc", {"demos": "nothing-v0"}, "there is no dataset nothing-v0"),
+        ("bc", {"demos": "nothing-v0", "demo_episodes": -1}, "--demo-episodes must be at least 0, not -1"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_in_one_line(agent, options, message, tmp_path, monkeypatch):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    with pytest.raises(UserError, match=message) as error:
+        train(agents.load(agent), settings(**options), tiny(agents.load(agent)))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--episodes=0"], "--episodes must be at least 1, not 0"),
+        (["--seed=7"], "has seeds 0 to 1, not 7"),
+        (["--dataset={tmp}/no"], "no is no id of a dataset: end it in a version, as in no-v0"),
+        (["--dataset={demos}"], "already exists: choose another --dataset"),
+        (["--run-dir={tmp}/none"], "there is no run in"),
+    ],
+)
+def test_recording_refuses_in_one_line(arguments, message, expert, demos, tmp_path, capsys):
+    base = [f"--run-dir={expert}", f"--dataset={tmp_path}/new-v0"]
+    assert record.main(base + [a.format(tmp=tmp_path, demos=demos) for a in arguments]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("record.py: ") and message in lines[0]
+    assert not (tmp_path / "new-v0").exists()
+
+
+def test_a_learner_is_chosen_and_set_from_the_command_line():
+    arguments = ["--agent=ailboost", "--config.learner=dsac_t", "--config.dsac_t.batch_size=7", "--demos=x-v0"]
+    _, options, config, _ = run.parse(arguments)
+    assert (config.learner, config.dsac_t.batch_size, options.demos) == ("dsac_t", 7, "x-v0")
+    with pytest.raises(UserError, match="learner"):
+        run.parse(["--agent=dac", "--config.learner=ppo"])
