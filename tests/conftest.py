@@ -1,12 +1,14 @@
-"""A compilation cache for each test process and the commands it starts: most of their time would be compiling.
+"""What every test process needs: a compilation cache of its own, and compiled programs that do not pile up."""
 
-Not one for all: JAX writes its entries in place, so a process may read what another has half written, and crash.
-"""
-
+import gc
 import os
 import pathlib
 import tempfile
 
+import pytest
+
+# For the process and the commands it starts: most of their time would be compiling. Not one cache for all: JAX writes
+# its entries in place, so a process may read what another has half written. Set before jax is imported, which reads it.
 _BASE = os.environ.setdefault(
     "OFFPOLICY_JAX_TEST_CACHE",
     os.environ.get("JAX_COMPILATION_CACHE_DIR", f"{tempfile.gettempdir()}/offpolicy_jax_tests_{os.getuid()}"),
@@ -14,3 +16,13 @@ _BASE = os.environ.setdefault(
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(pathlib.Path(_BASE) / os.environ.get("PYTEST_XDIST_WORKER", "main"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
+
+import jax  # noqa: E402
+
+
+@pytest.fixture(autouse=True, scope="module")
+def drop_compiled_programs():
+    """After each module: a program holds some forty memory mappings, and at the kernel's 65 530 LLVM crashes."""
+    yield
+    jax.clear_caches()
+    gc.collect()
