@@ -36,11 +36,15 @@ class Transition:
 
 @dataclasses.dataclass(frozen=True)
 class ArraySpec:
-    """Shape and dtype of one array, without batch axes. `num_values` marks integers in [0, num_values)."""
+    """Shape and dtype of one array, without batch axes. `num_values` marks integers in [0, num_values).
+
+    `frames` > 1: the last axis stacks so many frames, oldest first, repeating an episode's first one at its beginning.
+    """
 
     shape: tuple[int, ...]
     dtype: np.dtype
     num_values: int | None = None
+    frames: int = dataclasses.field(default=1, compare=False)  # a fact for the replay, which keeps each frame once
 
     @property
     def width(self) -> int:
