@@ -14,6 +14,8 @@ REGISTRY = {
     "pmoe_ppo": "agents.pmoe_ppo",
     "mdpo": "agents.mdpo",
     "mdpo_on_policy": "agents.mdpo_on_policy",
+    "dqn": "agents.dqn",
+    "proto_value": "agents.proto_value",
     "ppo": "agents.ppo",
     "props": "agents.props",
     "ailboost": "agents.ailboost",

@@ -101,3 +101,47 @@ def last_layers(params: Params) -> tuple[Params, Callable[[Params], Params]]:
     torso = {name: x for name, x in layers.items() if name.startswith("MLP")}
     free = {name: x for name, x in layers.items() if name not in torso}
     return free, lambda free: {"params": torso | free}
+
+
+def effective_rank(features: jax.Array, delta: float = 0.01) -> tuple[jax.Array, jax.Array]:
+    """Two ranks of features (N, d), each a scalar from 1 to d (0 if all are 0).
+
+    srank_delta, the fewest singular values that sum to 1 - delta of all (Kumar et al. 2021, arXiv 2010.14498), and the
+    exponential of the entropy of the singular values' shares (Roy & Vetterli 2007).
+    """
+    values = jnp.linalg.svd(features, compute_uv=False)
+    total = jnp.sum(values)
+    share = values / jnp.where(total > 0, total, 1.0)
+    srank = jnp.sum(jnp.cumsum(share) < 1.0 - delta) + 1
+    entropy = -jnp.sum(jnp.where(share > 0, share * jnp.log(jnp.where(share > 0, share, 1.0)), 0.0))
+    return jnp.where(total > 0, srank, 0), jnp.where(total > 0, jnp.exp(entropy), 0.0)
+
+
+def dormant_units(features: jax.Array, threshold: float = 0.025) -> jax.Array:
+    """Share of the units of features (N, d) whose mean size is at most `threshold` times the layer's mean.
+
+    Sokar et al. 2023, arXiv 2302.12902, equation 1; with threshold 0 the units that are 0 everywhere.
+    """
+    size = jnp.mean(jnp.abs(features), axis=0)
+    return jnp.mean(size <= threshold * jnp.mean(size))
+
+
+def linear_probe_error(features: jax.Array, targets: jax.Array, ridge: float = 1e-6) -> jax.Array:
+    """Share of the variance of targets (N, k) that no linear function of features (N, d) and 1 explains, 1 - R^2, (k,).
+
+    By ridge regression on these rows, with `ridge` times the features' mean square.
+    """
+    x = jnp.concatenate([features, jnp.ones((len(features), 1))], axis=1)
+    scale = jnp.mean(jnp.square(x)) * len(x)
+    weights = jnp.linalg.solve(x.T @ x + ridge * scale * jnp.eye(x.shape[1]), x.T @ targets)
+    residual = jnp.sum(jnp.square(targets - x @ weights), axis=0)
+    return residual / jnp.sum(jnp.square(targets - jnp.mean(targets, axis=0)), axis=0)
+
+
+def principal_cosines(a: jax.Array, b: jax.Array) -> jax.Array:
+    """Cosines of the principal angles between the spans of a (n, d) and b (n, e), largest first, (min(d, e),).
+
+    Bjorck & Golub 1973. All 1: one span holds the other; 0: there is a direction at right angles to it.
+    """
+    left, right = (jnp.linalg.svd(x, full_matrices=False)[0] for x in (a, b))
+    return jnp.clip(jnp.linalg.svd(left.T @ right, compute_uv=False), 0.0, 1.0)

@@ -176,8 +176,8 @@ class MixturePolicy(nn.Module):
     def __call__(self, observation: PyTree) -> TanhNormalMixture:
         observation = flatten(self.encoder, observation)
         x = MLP(self.hidden_sizes, self.kernel_init, self.activation)(observation)
-        init_each = _init_each(self.num_experts, initializer(self.kernel_init))
-        x = nn.Dense(self.num_experts * 2 * self.action_size, kernel_init=init_each)(x)
+        init_experts = init_each(self.num_experts, initializer(self.kernel_init))
+        x = nn.Dense(self.num_experts * 2 * self.action_size, kernel_init=init_experts)(x)
         x = x.reshape(*x.shape[:-1], self.num_experts, 2 * self.action_size)
         mean, log_std = jnp.split(x, 2, axis=-1)
         gate = MLP(self.gate_hidden_sizes, self.kernel_init, self.activation, name="gate_torso")(observation)
@@ -204,15 +204,15 @@ class NormalMixturePolicy(nn.Module):
     def __call__(self, observation: PyTree) -> NormalMixture:
         observation = flatten(self.encoder, observation)
         x = MLP(self.hidden_sizes, self.kernel_init, self.activation)(observation)
-        init_each = _init_each(self.num_experts, initializer(self.kernel_init, self.output_gain))
-        x = nn.Dense(self.num_experts * self.action_size, kernel_init=init_each)(x)
+        init_experts = init_each(self.num_experts, initializer(self.kernel_init, self.output_gain))
+        x = nn.Dense(self.num_experts * self.action_size, kernel_init=init_experts)(x)
         mean = x.reshape(*x.shape[:-1], self.num_experts, self.action_size)
         log_std = self.param("log_std", nn.initializers.zeros, (self.num_experts, self.action_size))
         logits = nn.Dense(self.num_experts, kernel_init=nn.initializers.zeros, name="gate")(observation)
         return NormalMixture(logits, mean, jnp.broadcast_to(log_std, mean.shape))
 
 
-def _init_each(num: int, initialize: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+def init_each(num: int, initialize: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
     """An initialiser of `num` matrices side by side, each as if it were alone."""
 
     def init(key: jax.Array, shape: tuple[int, int], dtype: Any = jnp.float32) -> jax.Array:

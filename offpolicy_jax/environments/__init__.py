@@ -42,6 +42,11 @@ def make(id: str, num_envs: int = 1) -> Environment:
         raise UserError(f"num_envs must be at least 1, not {num_envs}")
     if id in _constructors:
         return _constructors[id](num_envs)
+    if id.startswith("gridworld/"):
+        from offpolicy_jax.environments import four_rooms
+
+        if id in four_rooms.IDS:
+            return four_rooms.IDS[id]
     if id in _in_graph_ids():
         from offpolicy_jax.environments import in_graph
 
@@ -75,9 +80,9 @@ def is_in_graph(environment: Environment) -> "TypeIs[InGraphEnvironment]":
 
 def known_ids() -> list[str]:
     """All ids that `make` knows, sorted: Gymnasium's registry, the host backend's own, and registered constructors."""
-    from offpolicy_jax.environments import host
+    from offpolicy_jax.environments import four_rooms, host
 
-    return sorted({*_in_graph_ids(), *host.known_host_ids(), *_constructors})
+    return sorted({*_in_graph_ids(), *four_rooms.IDS, *host.known_host_ids(), *_constructors})
 
 
 def _in_graph_ids() -> list[str]:

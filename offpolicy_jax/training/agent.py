@@ -42,7 +42,8 @@ class Agent(Protocol):
 
     # What only some agents have, functions like the others:
     #
-    # An agent that learns from `replay.demonstrations` says so by `DEMONSTRATIONS = True`.
+    # An agent that learns from `replay.demonstrations` says so by `DEMONSTRATIONS = True`, or "optional" if it can go
+    # without.
     #
     # An agent that drops experience (`replay.forget`), which is asked before each transition is stored:
     #   retain(config, replay, step) -> replay

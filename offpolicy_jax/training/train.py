@@ -312,8 +312,8 @@ class _Run:
 
 def load_demonstrations(agent: Any, settings: Settings, environment: Any) -> Transition | None:
     """The transitions of --demos, or None. Raises UserError where an agent needs them, or has no use for them."""
-    dataset, name = settings.demos, _name(agent)
-    if getattr(agent, "DEMONSTRATIONS", False):
+    dataset, name, use = settings.demos, _name(agent), getattr(agent, "DEMONSTRATIONS", False)
+    if use is True or (use and dataset is not None):
         if dataset is None:
             raise UserError(f"{name} imitates: name a Minari dataset by --demos (experiments/record.py makes one)")
         inner = environment.inner if settings.absorbing_states else environment

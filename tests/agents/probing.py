@@ -28,6 +28,7 @@ def _cut(config: Any) -> Any:
     """The config, and those within it, at the sizes below."""
     sizes = {"hidden_sizes": (8,), "batch_size": 8, "replay_capacity": 32, "learning_starts": 0, "minibatches": 2}
     sizes |= {"value_minibatches": 2, "max_learners": 3, "learner_steps": 8, "training_steps": 8}
+    sizes |= {"threshold_steps": 1, "num_tasks": 20, "lspi_transitions": 16}
     sizes |= {"discriminator_steps": 2, "discriminator_hidden_sizes": (8,), "discriminator_batch_size": 8}
     parts = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
     if hasattr(config, "buffer_length"):  # on-policy: a part's rollouts are longer than its owner's

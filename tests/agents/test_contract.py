@@ -198,6 +198,8 @@ def test_a_prediction_is_of_an_action_that_the_policy_samples(agent):
     assert action.shape == (4, *spec.action.shape) and action.dtype == spec.action.dtype
     assert value.shape == bonus.shape == (4,)
     assert np.all(np.isfinite(value)) and np.all(np.isfinite(bonus))
+    if agent is agents.load("dqn"):  # whose policy is the greedy one
+        return
     many = np.repeat(observation[:1], 200, axis=0)
     assert differ(
         predict(config, state, many, jax.random.key(0))[0], predict(config, state, many, jax.random.key(1))[0]

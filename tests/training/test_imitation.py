@@ -69,7 +69,7 @@ def test_recording_on_the_host_stops_where_an_episode_ends(tmp_path):
     assert all(e.terminated for e in episodes) and len({len(e.rewards) for e in episodes}) > 1
 
 
-IMITATORS = [name for name in agents.REGISTRY if getattr(agents.load(name), "DEMONSTRATIONS", False)]
+IMITATORS = [name for name in agents.REGISTRY if getattr(agents.load(name), "DEMONSTRATIONS", False) is True]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,383 @@
+"""Proto-value networks (Farebrother et al. 2023): equations in offpolicy_jax/losses/proto_value.py.
+
+Two phases, told apart by the environment steps. First a network learns auxiliary tasks without any reward, from
+demonstrations if there are some (`--demos`, collected by any policy), else from what uniformly random actions meet.
+Then its features are frozen (unless `fine_tune`) and control is learned on them, from the replay of both phases: by
+DQN with a linear head, or by least-squares policy iteration.
+
+Order of one update of the first phase: thresholds and task network on one batch, then the target network. For
+`threshold_steps` only the thresholds learn. As released, one Adam serves both and the thresholds never stop.
+"""
+
+import functools
+import math
+from dataclasses import replace
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+from flax import struct
+
+from agents import dqn as q_learning
+from offpolicy_jax import networks, parameters
+from offpolicy_jax.errors import UserError
+from offpolicy_jax.exploration import epsilon_greedy
+from offpolicy_jax.losses import dqn as dqn_losses
+from offpolicy_jax.losses import lstd
+from offpolicy_jax.losses import proto_value as losses
+from offpolicy_jax.networks import Params, function
+from offpolicy_jax.replay import Replay, sample, sample_demonstrations, sample_n_step, steps_per_update
+from offpolicy_jax.torsos import Outputs, Torso, torso
+from offpolicy_jax.transition import ArraySpec, EnvironmentSpec, PyTree, Transition, zeros
+
+DEMONSTRATIONS = "optional"
+
+
+@struct.dataclass
+class Config:
+    """Hyper-parameters of proto-value networks. Floats may be traced or carry a seed axis; the others fix shapes."""
+
+    learning_rate: float = 3e-4
+    """Adam's step size for torso and task heads."""
+    threshold_learning_rate: float = 1e-2
+    """Adam's step size for the thresholds."""
+    adam_epsilon: float = 1e-8
+    """Adam's epsilon for both: 1.5e-4 as released, which slows losses that are means over many tasks."""
+    discount: float = 0.99
+    """Discount factor gamma of the tasks."""
+    tau: float = 0.01
+    """Weight of the new parameters in the target network's average."""
+    activation_rate: float = 0.01
+    """Share p of the data in each task's set of states; hashes round 1 / p to an integer."""
+    ridge: float = 1e-4
+    """Weight of the identity in the matrix of lspi."""
+    tasks: Literal["indicator", "hash", "cumulant", "behaviour", "none"] = struct.field(
+        pytree_node=False, default="indicator"
+    )
+    """Sets by thresholds on random networks, or by hashing. As baselines: cumulant, the random networks' outputs
+    themselves; behaviour, the logarithm of the action's probability (cloning); none, random features."""
+    num_tasks: int = struct.field(pytree_node=False, default=100)
+    """T, the number of tasks."""
+    tasks_per_network: int = struct.field(pytree_node=False, default=10)
+    """Tasks that share one random network."""
+    relu_indicators: bool = struct.field(pytree_node=False, default=False)
+    """Rectify the random networks' outputs, as released: tasks of dead units are everywhere on or off."""
+    freeze_thresholds: bool = struct.field(pytree_node=False, default=False)
+    """Keep the thresholds as they are after threshold_steps; as released they go on, and the tasks with them."""
+    threshold_steps: int = struct.field(pytree_node=False, default=1_000)
+    """Environment steps of a seed, after learning_starts, in which only the thresholds learn."""
+    pretrain_steps: int = struct.field(pytree_node=False, default=10_000)
+    """Environment steps of a seed in the first phase, learning_starts and threshold_steps included."""
+    fine_tune: bool = struct.field(pytree_node=False, default=False)
+    """Let dqn train the torso too, instead of the linear head alone."""
+    control: Literal["dqn", "lspi"] = struct.field(pytree_node=False, default="dqn")
+    """How control is learned in the second phase."""
+    lspi_period: int = struct.field(pytree_node=False, default=5_000)
+    """Environment steps of a seed between solutions of lspi."""
+    lspi_transitions: int = struct.field(pytree_node=False, default=5_000)
+    """Transitions that each solution draws from the replay."""
+    lspi_iterations: int = struct.field(pytree_node=False, default=20)
+    """Rounds of evaluation and improvement of each solution."""
+    batch_size: int = struct.field(pytree_node=False, default=256)
+    """Transitions per gradient step of the first phase."""
+    replay_capacity: int = struct.field(pytree_node=False, default=1_000_000)
+    """Transitions that the replay holds, per seed."""
+    learning_starts: int = struct.field(pytree_node=False, default=1_000)
+    """Uniformly random steps before learning; -1: ten episodes of the environment's time limit."""
+    rollout_length: int = struct.field(pytree_node=False, default=1)
+    """Steps of each parallel environment between updates."""
+    gradient_steps: int = struct.field(pytree_node=False, default=1)
+    """Gradient steps per update of the first phase; -1: one per environment step since the last update."""
+    dqn: q_learning.Config = q_learning.Config(n_step=5, batch_size=32, hidden_sizes=(256,), learning_starts=0)
+    """Of the second phase, whose steps count from its beginning; its torso and hidden_sizes are those of all networks.
+    Its replay_capacity and rollout_length have no effect."""
+
+
+PRESETS = {
+    "paper": Config(
+        learning_rate=6.25e-5 * (256 / 32) ** 0.25,
+        threshold_learning_rate=6.25e-5 * (256 / 32) ** 0.25,
+        adam_epsilon=1.5e-4,
+        threshold_steps=62_500,
+        learning_starts=20_000,
+        pretrain_steps=20_000 + 25 * 62_500,
+        dqn=replace(
+            q_learning.PRESETS["paper"],
+            n_step=5,
+            epsilon_decay_steps=1,
+            target_period=8_000,
+            learning_starts=2_000,
+            torso="impala",
+            width=8,
+            hidden_sizes=(4_096,),
+            gradient_steps=1,
+        ),
+        rollout_length=4,
+        gradient_steps=4,
+    )
+}
+"""paper: as released, for Atari with a dataset (--demos) and --clip-rewards; 133 million parameters."""
+
+
+class TaskNetwork(nn.Module):
+    """q_i(s, .): observation (B, ...) -> (B, T, A), T linear heads on the torso's features (B, F)."""
+
+    torso: Torso
+    num_tasks: int
+    num_actions: int
+
+    def setup(self) -> None:
+        init_each = networks.init_each(self.num_tasks, networks.initializer(self.torso.kernel_init))
+        self.heads = nn.Dense(self.num_tasks * self.num_actions, kernel_init=init_each)
+
+    def __call__(self, observation: PyTree) -> jax.Array:
+        values = self.heads(self.torso(observation))
+        return values.reshape(-1, self.num_tasks, self.num_actions)
+
+    def features(self, observation: PyTree) -> jax.Array:
+        """phi(s), (B, F)."""
+        return self.torso(observation)
+
+
+@struct.dataclass
+class State:
+    """Everything that learning changes, what is drawn once, and the (static) networks they belong to."""
+
+    params: Params
+    target: Params
+    thresholds: jax.Array  # (T,)
+    activation: jax.Array  # (T,): running mean of the cumulants, from p
+    cumulants: Any  # of the random networks, or coefficients of the hashes; never trained
+    optimizer: optax.OptState
+    threshold_optimizer: optax.OptState
+    control: q_learning.State
+    metrics: dict[str, jax.Array]  # of the last update of either phase
+    network: TaskNetwork = struct.field(pytree_node=False)
+    cumulant_network: Outputs = struct.field(pytree_node=False)
+
+
+def gradient_step(
+    config: Config, state: State, batch: Transition, learn: jax.Array
+) -> tuple[State, dict[str, jax.Array]]:
+    """One step of thresholds and, where `learn` () is true, task network on one batch (B, ...)."""
+    q = function(state.network)
+    outputs, r = cumulants(config, state, batch.observation)
+    target = losses.td_target(r, batch.terminated, q(state.target, batch.next_observation), config.discount)
+
+    def task_loss(params):
+        values = q(params, batch.observation)
+        if config.tasks == "behaviour":
+            return -jnp.mean(dqn_losses.take(jax.nn.log_softmax(values[:, 0]), batch.action)), jnp.mean(values)
+        return losses.td_loss(values, batch.action, target), jnp.mean(values)
+
+    def descend(gradients, optimizer, params, learning_rate):
+        return parameters.adam_step(gradients, optimizer, params, learning_rate, config.adam_epsilon)
+
+    (value, q_mean), gradients = jax.value_and_grad(task_loss, has_aux=True)(state.params)
+    # Nothing moves under zero gradients; Adam's counters run on, as released.
+    gradients = jax.tree.map(lambda g: jnp.where(learn, g, 0.0), gradients)
+    params, optimizer = descend(gradients, state.optimizer, state.params, config.learning_rate)
+
+    thresholds, threshold_optimizer = state.thresholds, state.threshold_optimizer
+    if config.tasks == "indicator":
+        gradient = jax.grad(losses.quantile_loss)(thresholds, outputs, config.activation_rate)
+        gradient = jnp.where(learn & config.freeze_thresholds, 0.0, gradient * config.num_tasks)
+        moved, threshold_optimizer = descend(gradient, threshold_optimizer, thresholds, config.threshold_learning_rate)
+        thresholds = jnp.where(learn & config.freeze_thresholds, thresholds, moved)
+    activation = state.activation + 0.01 * (jnp.mean(r, axis=0) - state.activation)
+    state = replace(
+        state,
+        params=params,
+        target=parameters.polyak(state.target, state.params, config.tau),  # one step late, as released
+        thresholds=thresholds,
+        activation=activation,
+        optimizer=optimizer,
+        threshold_optimizer=threshold_optimizer,
+    )
+    metrics = {
+        "tasks/loss": value,
+        "tasks/q_mean": q_mean,
+        "tasks/activation": jnp.mean(activation),
+        "tasks/dead": jnp.sum(activation < 0.1 * config.activation_rate).astype(jnp.float32),
+        "tasks/always_on": jnp.sum(activation > 0.9).astype(jnp.float32),
+    }
+    return state, metrics
+
+
+def cumulants(config: Config, state: State, observation: PyTree) -> tuple[jax.Array, jax.Array]:
+    """What the thresholds are held against, f (B, T), and the cumulants r(s) (B, T)."""
+    if config.tasks == "hash":
+        pixels = jax.tree.leaves(observation)[0]
+        data = pixels.reshape(len(pixels), -1)
+        r = losses.hash_indicators(state.cumulants, data, jnp.round(1.0 / config.activation_rate))
+        return r, r
+    if config.tasks in ("behaviour", "none"):
+        nothing = jnp.zeros((jax.tree.leaves(observation)[0].shape[0], state.network.num_tasks))
+        return nothing, nothing
+    outputs = jax.vmap(function(state.cumulant_network), in_axes=(0, None))(state.cumulants, observation)
+    outputs = jnp.moveaxis(outputs, 0, 1).reshape(outputs.shape[1], -1)
+    if config.relu_indicators:
+        outputs = jax.nn.relu(outputs)
+    if config.tasks == "cumulant":
+        return outputs, outputs
+    return outputs, losses.indicators(outputs, state.thresholds)
+
+
+def update(
+    config: Config, state: State, replay: Replay, step: jax.Array, key: jax.Array
+) -> tuple[State, dict[str, jax.Array]]:
+    """Gradient steps of the phase that `step` is in."""
+    unit = config.rollout_length * replay.num_envs
+    if max(config.pretrain_steps + config.dqn.learning_starts, unit) < config.dqn.n_step * replay.num_envs:
+        raise UserError(
+            f"--config.pretrain_steps must be at least {config.dqn.n_step * replay.num_envs}, for dqn.n_step"
+        )
+    later = step - config.pretrain_steps  # of the second phase, up to now
+
+    def pretrain(state: State) -> tuple[State, dict[str, jax.Array]]:
+        if config.tasks == "none":
+            return state, {}
+        learn = step - unit >= config.learning_starts + config.threshold_steps
+        learn = learn | (config.tasks != "indicator")
+
+        def one(state, key):
+            draw = sample if replay.demonstrations is None else sample_demonstrations
+            return gradient_step(config, state, draw(replay, key, config.batch_size), learn)
+
+        num_steps = steps_per_update(replay, config.rollout_length, config.gradient_steps)
+        state, metrics = jax.lax.scan(one, state, jax.random.split(key, num_steps))
+        if config.fine_tune:  # what dqn will begin with
+            torso = state.params["params"]["torso"]
+            begun = {"params": state.control.params["params"] | {"torso": torso}}
+            control = replace(state.control, params=begun, target=begun)
+            state = replace(state, control=control)
+        return state, jax.tree.map(jnp.mean, metrics)
+
+    def learn_control(state: State) -> tuple[State, dict[str, jax.Array]]:
+        if config.control == "lspi":
+            due = later // config.lspi_period != (later - unit) // config.lspi_period
+            due = due | (later == unit)
+            control = jax.lax.cond(due, lambda: solve(config, state, replay, key), lambda: state.control)
+            return replace(state, control=control), {}
+        num_steps = steps_per_update(replay, config.rollout_length, config.dqn.gradient_steps)
+        shape = (num_steps, config.dqn.batch_size)
+        batches, discounts = sample_n_step(replay, key, shape, config.dqn.n_step, config.dqn.discount)
+
+        def one(control, inputs):
+            batch, discount = inputs
+            if not config.fine_tune:
+                phi = functools.partial(features, config, state)
+                observations = phi(batch.observation), phi(batch.next_observation)
+                batch = replace(batch, observation=observations[0], next_observation=observations[1])
+            return q_learning.gradient_step(config.dqn, control, batch, discount)
+
+        control, metrics = jax.lax.scan(one, state.control, (batches, discounts))
+        control = q_learning.refresh_target(config.dqn, control, later, unit)
+        return replace(state, control=control), jax.tree.map(jnp.mean, metrics)
+
+    def keep(phase):
+        def run(state):
+            new, metrics = phase(state)
+            return replace(new, metrics=state.metrics | metrics)
+
+        return run
+
+    waiting = (later > 0) & (later < config.dqn.learning_starts)
+    phase = jnp.where(later <= 0, 0, jnp.where(waiting, 1, 2))
+    state = jax.lax.switch(phase, [keep(pretrain), lambda state: state, keep(learn_control)], state)
+    return state, state.metrics
+
+
+def solve(config: Config, state: State, replay: Replay, key: jax.Array) -> q_learning.State:
+    """The linear head of least-squares policy iteration on transitions of the replay; its last feature is 1."""
+    batch = sample(replay, key, config.lspi_transitions)
+    phi = functools.partial(features, config, state)
+    one = lambda x: jnp.concatenate([x, jnp.ones((len(x), 1))], axis=1)  # noqa: E731
+    now, then = one(phi(batch.observation)), one(phi(batch.next_observation))
+    weights = lstd.lspi(
+        now,
+        batch.action,
+        batch.reward,
+        batch.terminated,
+        then,
+        state.network.num_actions,
+        config.dqn.discount,
+        config.ridge,
+        config.lspi_iterations,
+    )
+    head = {"kernel": weights[:-1], "bias": weights[-1]}
+    return replace(state.control, params={"params": {"Dense_0": head}})
+
+
+def init(config: Config, spec: EnvironmentSpec, key: jax.Array) -> State:
+    """Networks, tasks and optimisers, for discrete actions. Raises UserError for what the tasks cannot read."""
+    if not spec.discrete:
+        raise UserError(f"proto_value needs discrete actions and {spec.id} has continuous ones")
+    if config.control == "lspi" and config.fine_tune:
+        raise UserError("--config.fine_tune needs --config.control=dqn: lspi solves for the head alone")
+    leaves = jax.tree.leaves(spec.observation)
+    if config.tasks == "hash" and not (len(leaves) == 1 and np.issubdtype(leaves[0].dtype, np.integer)):
+        raise UserError(f"--config.tasks=hash reads one array of integers, and {spec.id} has {spec.observation}")
+    if config.tasks in ("indicator", "cumulant") and config.num_tasks % config.tasks_per_network:
+        raise UserError("--config.num_tasks must be a multiple of --config.tasks_per_network")
+    network_key, cumulant_key, control_key = jax.random.split(key, 3)
+    observation = zeros(spec.observation, (1,))
+    sizes = config.dqn.hidden_sizes
+    layers = torso(spec, config.dqn.torso, sizes, config.dqn.width, kernel_init=config.dqn.kernel_init)
+    num_tasks = 1 if config.tasks == "behaviour" else config.num_tasks
+    network = TaskNetwork(layers, num_tasks, spec.num_actions)
+    params = network.init(network_key, observation)
+    random = torso(spec, "nature" if layers.kind == "impala" else layers.kind, sizes if layers.kind == "mlp" else ())
+    cumulant_network = Outputs(random, config.tasks_per_network)
+    drawn: Any = ()
+    if config.tasks == "hash":
+        drawn = losses.hash_coefficients(cumulant_key, num_tasks, math.prod(leaves[0].shape))
+    elif config.tasks in ("indicator", "cumulant"):
+        keys = jax.random.split(cumulant_key, num_tasks // config.tasks_per_network)
+        drawn = jax.vmap(lambda k: cumulant_network.init(k, observation))(keys)
+    seen = spec if config.fine_tune else replace(spec, observation=ArraySpec((sizes[-1],), np.dtype(np.float32)))
+    control_config = config.dqn if config.fine_tune else replace(config.dqn, torso="mlp", hidden_sizes=())
+    control = q_learning.init(control_config, seen, control_key)
+    names = ["critic/loss", "critic/q_mean"] if config.control == "dqn" else []
+    if config.tasks != "none":
+        names += [f"tasks/{name}" for name in ("loss", "q_mean", "activation", "dead", "always_on")]
+    thresholds = jnp.zeros(num_tasks)
+    return State(
+        params=params,
+        target=parameters.copy(params),
+        thresholds=thresholds,
+        activation=jnp.full(num_tasks, config.activation_rate, jnp.float32),
+        cumulants=drawn,
+        optimizer=parameters.adam_init(params),
+        threshold_optimizer=parameters.adam_init(thresholds),
+        control=control,
+        metrics={name: jnp.zeros(()) for name in names},
+        network=network,
+        cumulant_network=cumulant_network,
+    )
+
+
+def act(
+    config: Config, state: State, observation: PyTree, step: jax.Array, key: jax.Array
+) -> tuple[jax.Array, dict[str, Any]]:
+    """An action (E,): uniformly random in the first phase, epsilon-greedy in the second."""
+    later = step - config.pretrain_steps
+    greedy = policy(config, state, observation)
+    epsilon = q_learning.exploration(config.dqn, later)
+    return epsilon_greedy(greedy, state.network.num_actions, jnp.where(later < 0, 1.0, epsilon), key), {}
+
+
+def policy(config: Config, state: State, observation: PyTree) -> jax.Array:
+    """The action of greatest value, (E,); of an untrained head in the first phase."""
+    seen = observation if config.fine_tune else features(config, state, observation)
+    return q_learning.policy(config.dqn, state.control, seen)
+
+
+def features(config: Config, state: State, observation: PyTree) -> jax.Array:
+    """phi(s), (B, F), as the first phase left them. With `fine_tune` those that dqn goes on to train."""
+    if config.fine_tune:
+        return state.control.network.torso.apply({"params": state.control.params["params"]["torso"]}, observation)  # type: ignore[return-value]
+    return state.network.apply(state.params, observation, method="features")  # type: ignore[return-value]
