@@ -34,8 +34,9 @@ class Config:
     """Chance of a uniformly random action, after its decay from 1."""
     adam_epsilon: float = 1e-8
     """Adam's epsilon: 1.5e-4 in Dopamine."""
-    huber_delta: float = 1.0
-    """Error from which the loss is linear."""
+    huber_delta: float = 100.0
+    """Error from which the loss is linear. 1 suits clipped rewards; where values are larger it neglects rare terminal
+    states, and Q diverges on CartPole."""
     max_gradient_norm: float = 10.0
     """Gradients with a larger global norm are scaled down to it."""
     epsilon_decay_steps: int = struct.field(pytree_node=False, default=10_000)
@@ -72,6 +73,7 @@ PRESETS = {
     "paper": Config(
         learning_rate=6.25e-5,
         adam_epsilon=1.5e-4,
+        huber_delta=1.0,
         epsilon=0.01,
         epsilon_decay_steps=250_000,
         target_period=8_000,
