@@ -42,7 +42,7 @@ class Config:
 
     learning_rate: float = 3e-4
     """Adam's step size for torso and task heads."""
-    threshold_learning_rate: float = 1e-2
+    threshold_learning_rate: float = 1e-3
     """Adam's step size for the thresholds."""
     adam_epsilon: float = 1e-8
     """Adam's epsilon for both: 1.5e-4 as released, which slows losses that are means over many tasks."""

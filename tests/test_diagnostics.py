@@ -163,3 +163,36 @@ def test_seeds_are_fitted_on_their_own():
     together = jax.jit(jax.vmap(error))(*data)
     alone = [jax.jit(error)(*jax.tree.map(lambda x, i=i: x[i], data)) for i in range(3)]
     np.testing.assert_allclose(together, np.stack(alone), rtol=1e-3)
+
+
+def test_effective_rank_counts_directions():
+    basis = np.linalg.qr(RNG.normal(size=(50, 4)))[0].astype(np.float32)
+    srank, smooth = diagnostics.effective_rank(jnp.asarray(basis))
+    assert int(srank) == 4
+    np.testing.assert_allclose(smooth, 4.0, rtol=1e-4)
+    srank, smooth = diagnostics.effective_rank(jnp.asarray(basis * np.array([1.0, 1.0, 1e-3, 0.0], np.float32)))
+    assert int(srank) == 2 and 2.0 < smooth < 2.02
+    assert [float(x) for x in diagnostics.effective_rank(jnp.zeros((5, 3)))] == [0.0, 0.0]
+
+
+def test_dormant_units_are_those_far_below_the_layer():
+    features = np.ones((10, 4), np.float32) * np.array([1.0, -3.0, 0.01, 0.0], np.float32)
+    np.testing.assert_allclose(diagnostics.dormant_units(features), 0.5)
+    np.testing.assert_allclose(diagnostics.dormant_units(features, 0.0), 0.25)
+
+
+def test_the_linear_probe_explains_what_is_linear():
+    features = RNG.normal(size=(400, 3)).astype(np.float32)
+    targets = np.column_stack([features @ [1.0, -2.0, 0.5] + 7.0, RNG.normal(size=400)]).astype(np.float32)
+    error = diagnostics.linear_probe_error(features, targets)
+    assert error[0] < 1e-4 and 0.95 < error[1] <= 1.0
+
+
+def test_principal_cosines_compare_spans_and_not_bases():
+    a = RNG.normal(size=(20, 3)).astype(np.float32)
+    np.testing.assert_allclose(
+        diagnostics.principal_cosines(a, a @ RNG.normal(size=(3, 3)).astype(np.float32)), 1, atol=1e-5
+    )
+    axes = np.eye(20, dtype=np.float32)
+    tilted = np.column_stack([axes[0], np.cos(0.3) * axes[1] + np.sin(0.3) * axes[5], axes[6]])
+    np.testing.assert_allclose(diagnostics.principal_cosines(axes[:, :3], tilted), [1.0, np.cos(0.3), 0.0], atol=1e-6)

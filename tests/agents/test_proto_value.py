@@ -1,0 +1,143 @@
+"""Proto-value networks as an agent: what each phase moves, and what it leaves as it was."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from agents import dqn, proto_value
+from offpolicy_jax.environments import make
+from offpolicy_jax.errors import UserError
+from offpolicy_jax.transition import ArraySpec, EnvironmentSpec
+from tests.agents.probing import assert_same, differ, random_experience
+from tests.test_torsos import IMPALA
+
+PIXELS = make("gridworld/FourRoomsPixels-v0")
+SMALL = {"num_tasks": 10, "tasks_per_network": 5, "batch_size": 16, "learning_starts": 20, "threshold_steps": 30}
+SMALL |= {"pretrain_steps": 100, "lspi_transitions": 64, "activation_rate": 0.1}
+INNER = dqn.Config(hidden_sizes=(16,), n_step=3, batch_size=8, learning_starts=10, target_period=4)
+
+
+@functools.cache
+def experience():
+    return random_experience(PIXELS, rows=256, num_envs=1)
+
+
+def begun(**changes):
+    config = proto_value.Config(dqn=INNER, **(SMALL | changes))
+    return config, jax.jit(lambda key: proto_value.init(config, PIXELS.spec, key))(jax.random.key(0))
+
+
+def updated(config, state, step):
+    update = jax.jit(proto_value.update)
+    return update(config, state, experience(), np.int32(step), jax.random.key(step))
+
+
+def test_only_thresholds_move_at_first():
+    config, state = begun()
+    new, metrics = updated(config, state, 49)
+    assert_same(new.params, state.params)
+    assert differ(new.thresholds, state.thresholds)
+    later, _ = updated(config, new, 52)
+    assert differ(later.params, new.params)
+    assert_same(later.control, state.control)
+    assert float(metrics["tasks/loss"]) >= 0.0
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_thresholds_stop_only_if_asked(frozen):
+    config, state = begun(freeze_thresholds=frozen)
+    new, _ = updated(config, state, 60)
+    assert differ(new.thresholds, state.thresholds) is not frozen
+
+
+@pytest.mark.parametrize("control", ["dqn", "lspi"])
+def test_control_leaves_the_features_bit_for_bit(control):
+    config, state = begun(control=control)
+    waiting, _ = updated(config, state, 105)
+    assert_same(waiting, state)  # dqn.learning_starts counts from the second phase's beginning
+    new, _ = updated(config, state, 10_000)  # a multiple of lspi_period later
+    new = new if control == "dqn" else updated(config, state, 5_100)[0]
+    assert_same((new.params, new.target, new.thresholds), (state.params, state.target, state.thresholds))
+    assert differ(new.control.params, state.control.params)
+
+
+def test_fine_tuning_begins_with_the_features_and_moves_them():
+    config, state = begun(fine_tune=True)
+    pretrained, _ = updated(config, state, 60)
+    torso = pretrained.params["params"]["torso"]
+    for params in (pretrained.control.params, pretrained.control.target):
+        assert_same(params["params"]["torso"], torso)
+    new, _ = updated(config, pretrained, 150)
+    assert differ(new.control.params["params"]["torso"], torso)
+    assert_same(new.params, pretrained.params)
+
+
+@pytest.mark.parametrize("tasks", ["indicator", "hash", "cumulant", "behaviour", "none"])
+def test_every_kind_of_task_learns_or_leaves_random_features(tasks):
+    config, state = begun(tasks=tasks)
+    new, metrics = updated(config, state, 60)
+    assert differ(new.params, state.params) is (tasks != "none")
+    assert all(np.isfinite(x) for x in metrics.values())
+    assert differ(new.thresholds, state.thresholds) is (tasks == "indicator")
+
+
+def test_thresholds_reach_the_rate_and_dead_tasks_are_counted():
+    replay = experience()
+
+    @jax.jit
+    def run(config, state):
+        def one(i, state):
+            return proto_value.update(config, state, replay, jnp.int32(45), jax.random.key(i))[0]
+
+        return jax.lax.fori_loop(0, 3_000, one, state)
+
+    config, state = begun(batch_size=256)
+    state = run(config, state)
+    observations = replay.storage.observation[:, 0]
+    _, r = proto_value.cumulants(config, state, observations)
+    np.testing.assert_allclose(np.mean(r, axis=0), 0.1, atol=0.03)
+    _, metrics = updated(config, state, 45)
+    assert metrics["tasks/dead"] == 0 and metrics["tasks/always_on"] == 0
+    zero = state.replace(activation=jnp.zeros(10).at[0].set(1.0))
+    _, metrics = updated(config, zero, 45)
+    assert metrics["tasks/always_on"] == 1 and metrics["tasks/dead"] > 0
+
+
+def test_random_actions_first_and_greedy_ones_later():
+    config, state = begun()
+    observation = jnp.repeat(experience().storage.observation[:1, 0], 400, axis=0)
+    act = jax.jit(proto_value.act)
+    first = np.asarray(act(config, state, observation, np.int32(99), jax.random.key(0))[0])
+    assert np.all(np.bincount(first, minlength=4) > 60)
+    later = np.asarray(act(config, state, observation, np.int32(10**6), jax.random.key(0))[0])
+    greedy = np.asarray(proto_value.policy(config, state, observation))
+    np.testing.assert_allclose(np.mean(later != greedy), 0.75 * 0.05, atol=0.04)
+
+
+def test_what_cannot_work_is_refused():
+    vector = EnvironmentSpec("test/Vector-v0", ArraySpec((3,), np.dtype(np.float32)), PIXELS.spec.action)
+    continuous = EnvironmentSpec("test/C-v0", vector.observation, ArraySpec((2,), np.dtype(np.float32)))
+    for spec, changes, text in (
+        (continuous, {}, "discrete"),
+        (vector, {"tasks": "hash"}, "integers"),
+        (vector, {"num_tasks": 7, "tasks_per_network": 5}, "multiple"),
+        (vector, {"control": "lspi", "fine_tune": True}, "fine_tune"),
+    ):
+        with pytest.raises(UserError, match=text) as error:
+            proto_value.init(proto_value.Config(dqn=INNER, **(SMALL | changes)), spec, jax.random.key(0))
+        assert "\n" not in str(error.value)
+
+
+def test_the_papers_preset_fits_together():
+    """133 million parameters: shapes only."""
+    frames = ArraySpec((84, 84, 4), np.dtype(np.uint8), frames=4)
+    spec = EnvironmentSpec("ALE/Pong-v5", frames, ArraySpec((), np.dtype(np.int32), num_values=6), 27_000)
+    config = proto_value.PRESETS["paper"]
+    state = jax.eval_shape(lambda key: proto_value.init(config, spec, key), jax.random.key(0))
+    size = sum(x.size for x in jax.tree.leaves(state.params))
+    assert size == IMPALA + 4097 * 100 * 6
+    action = jax.eval_shape(lambda s, o: proto_value.policy(config, s, o), state, jnp.zeros((2, 84, 84, 4), jnp.uint8))
+    assert action.shape == (2,)
