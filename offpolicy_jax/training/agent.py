@@ -105,7 +105,7 @@ def check(config: Any, num_seeds: int = 1, path: str = "config") -> None:
 
 
 _LARGEST = 2**31 - 1  # steps and rows are int32 on the device
-_LOWEST = {"learning_starts": -1, "gradient_steps": -1, "anneal_steps": -1}
+_LOWEST = {"learning_starts": -1, "gradient_steps": -1, "anneal_steps": -1, "threshold_steps": 0}
 _RANGES = {
     "learning_rate": (0.0, 1.0),
     "actor_learning_rate": (0.0, 1.0),
@@ -131,6 +131,11 @@ _RANGES = {
     "inverse_step_size": (0.0, math.inf),
     "step_size": (1e-8, math.inf),
     "value_learning_rate": (0.0, 1.0),
+    "threshold_learning_rate": (0.0, 1.0),
+    "adam_epsilon": (0.0, math.inf),
+    "huber_delta": (1e-8, math.inf),
+    "activation_rate": (1e-6, 1.0),
+    "ridge": (0.0, math.inf),
     "kl_weight": (0.0, math.inf),
     "entropy_weight": (0.0, math.inf),
     "tsallis_q": (1.0, 2.0),
