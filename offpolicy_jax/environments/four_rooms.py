@@ -36,10 +36,10 @@ WALLS = np.array([[cell == "#" for cell in row] for row in _MAP])
 CELLS = np.argwhere(~WALLS)  # (104, 2): row and column of each state
 MOVES = np.array([(-1, 0), (1, 0), (0, -1), (0, 1)])  # up, down, left, right
 LIMIT = 200
-GOAL = 62  # a doorway would be met by chance more often: the first cell of the lower right room
 
 _index = np.full(WALLS.shape, -1)
 _index[tuple(CELLS.T)] = np.arange(len(CELLS))
+GOAL = int(_index[9, 9])  # within the lower right room
 _moved = _index[tuple((CELLS[:, None] + MOVES).transpose(2, 0, 1))]
 SUCCESSOR = np.where(_moved >= 0, _moved, np.arange(len(CELLS))[:, None]).astype(np.int32)  # (104, 4)
 
