@@ -36,7 +36,7 @@ class Config:
     """Adam's epsilon: 1.5e-4 in Dopamine."""
     huber_delta: float = 100.0
     """Error from which the loss is linear. 1 suits clipped rewards; where values are larger it neglects rare terminal
-    states, and Q diverges on CartPole."""
+    states: Q then diverges on CartPole."""
     max_gradient_norm: float = 10.0
     """Gradients with a larger global norm are scaled down to it."""
     epsilon_decay_steps: int = struct.field(pytree_node=False, default=10_000)
@@ -85,7 +85,7 @@ PRESETS = {
         rollout_length=4,
     )
 }
-"""paper: on Atari as Dopamine has it, with Adam; use it with --clip-rewards."""
+"""paper: Dopamine's, with Adam, for frames of 84 x 84 and rewards clipped to [-1, 1]."""
 
 
 @struct.dataclass

@@ -18,11 +18,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import linen as nn
 from flax import struct
 
 from agents import dqn as q_learning
-from offpolicy_jax import networks, parameters
+from offpolicy_jax import parameters, torsos
 from offpolicy_jax.errors import UserError
 from offpolicy_jax.exploration import epsilon_greedy
 from offpolicy_jax.losses import dqn as dqn_losses
@@ -30,7 +29,7 @@ from offpolicy_jax.losses import lstd
 from offpolicy_jax.losses import proto_value as losses
 from offpolicy_jax.networks import Params, function
 from offpolicy_jax.replay import Replay, sample, sample_demonstrations, sample_n_step, steps_per_update
-from offpolicy_jax.torsos import Outputs, Torso, torso
+from offpolicy_jax.torsos import Outputs, torso
 from offpolicy_jax.transition import ArraySpec, EnvironmentSpec, PyTree, Transition, zeros
 
 DEMONSTRATIONS = "optional"
@@ -119,27 +118,7 @@ PRESETS = {
         gradient_steps=4,
     )
 }
-"""paper: as released, for Atari with a dataset (--demos) and --clip-rewards; 133 million parameters."""
-
-
-class TaskNetwork(nn.Module):
-    """q_i(s, .): observation (B, ...) -> (B, T, A), T linear heads on the torso's features (B, F)."""
-
-    torso: Torso
-    num_tasks: int
-    num_actions: int
-
-    def setup(self) -> None:
-        init_each = networks.init_each(self.num_tasks, networks.initializer(self.torso.kernel_init))
-        self.heads = nn.Dense(self.num_tasks * self.num_actions, kernel_init=init_each)
-
-    def __call__(self, observation: PyTree) -> jax.Array:
-        values = self.heads(self.torso(observation))
-        return values.reshape(-1, self.num_tasks, self.num_actions)
-
-    def features(self, observation: PyTree) -> jax.Array:
-        """phi(s), (B, F)."""
-        return self.torso(observation)
+"""paper: as released, for frames of 84 x 84 and a dataset (--demos); 133 million parameters."""
 
 
 @struct.dataclass
@@ -155,7 +134,7 @@ class State:
     threshold_optimizer: optax.OptState
     control: q_learning.State
     metrics: dict[str, jax.Array]  # of the last update of either phase
-    network: TaskNetwork = struct.field(pytree_node=False)
+    network: Outputs = struct.field(pytree_node=False)  # T A values, T linear heads on the features
     cumulant_network: Outputs = struct.field(pytree_node=False)
 
 
@@ -163,7 +142,11 @@ def gradient_step(
     config: Config, state: State, batch: Transition, learn: jax.Array
 ) -> tuple[State, dict[str, jax.Array]]:
     """One step of thresholds and, where `learn` () is true, task network on one batch (B, ...)."""
-    q = function(state.network)
+    num_tasks, num_actions = state.network.groups, state.network.num // state.network.groups
+
+    def q(params, observation):
+        return function(state.network)(params, observation).reshape(-1, num_tasks, num_actions)
+
     outputs, r = cumulants(config, state, batch.observation)
     target = losses.td_target(r, batch.terminated, q(state.target, batch.next_observation), config.discount)
 
@@ -197,13 +180,13 @@ def gradient_step(
         optimizer=optimizer,
         threshold_optimizer=threshold_optimizer,
     )
-    metrics = {
-        "tasks/loss": value,
-        "tasks/q_mean": q_mean,
-        "tasks/activation": jnp.mean(activation),
-        "tasks/dead": jnp.sum(activation < 0.1 * config.activation_rate).astype(jnp.float32),
-        "tasks/always_on": jnp.sum(activation > 0.9).astype(jnp.float32),
-    }
+    metrics = {"tasks/loss": value, "tasks/q_mean": q_mean}
+    if config.tasks in ("indicator", "hash"):
+        metrics |= {
+            "tasks/activation": jnp.mean(activation),
+            "tasks/dead": jnp.sum(activation < 0.1 * config.activation_rate).astype(jnp.float32),
+            "tasks/always_on": jnp.sum(activation > 0.9).astype(jnp.float32),
+        }
     return state, metrics
 
 
@@ -215,7 +198,7 @@ def cumulants(config: Config, state: State, observation: PyTree) -> tuple[jax.Ar
         r = losses.hash_indicators(state.cumulants, data, jnp.round(1.0 / config.activation_rate))
         return r, r
     if config.tasks in ("behaviour", "none"):
-        nothing = jnp.zeros((jax.tree.leaves(observation)[0].shape[0], state.network.num_tasks))
+        nothing = jnp.zeros((jax.tree.leaves(observation)[0].shape[0], state.network.groups))
         return nothing, nothing
     outputs = jax.vmap(function(state.cumulant_network), in_axes=(0, None))(state.cumulants, observation)
     outputs = jnp.moveaxis(outputs, 0, 1).reshape(outputs.shape[1], -1)
@@ -303,13 +286,13 @@ def solve(config: Config, state: State, replay: Replay, key: jax.Array) -> q_lea
         batch.reward,
         batch.terminated,
         then,
-        state.network.num_actions,
+        state.control.network.num,
         config.dqn.discount,
         config.ridge,
         config.lspi_iterations,
     )
     head = {"kernel": weights[:-1], "bias": weights[-1]}
-    return replace(state.control, params={"params": {"Dense_0": head}})
+    return replace(state.control, params={"params": {"head": head}})
 
 
 def init(config: Config, spec: EnvironmentSpec, key: jax.Array) -> State:
@@ -319,8 +302,11 @@ def init(config: Config, spec: EnvironmentSpec, key: jax.Array) -> State:
     if config.control == "lspi" and config.fine_tune:
         raise UserError("--config.fine_tune needs --config.control=dqn: lspi solves for the head alone")
     leaves = jax.tree.leaves(spec.observation)
-    if config.tasks == "hash" and not (len(leaves) == 1 and np.issubdtype(leaves[0].dtype, np.integer)):
-        raise UserError(f"--config.tasks=hash reads one array of integers, and {spec.id} has {spec.observation}")
+    if not config.dqn.hidden_sizes:
+        raise UserError("--config.dqn.hidden_sizes must name a layer: the last one is the features")
+    hashable = len(leaves) == 1 and (leaves[0].dtype == np.uint8 or 0 < (leaves[0].num_values or 0) <= 2**12)
+    if config.tasks == "hash" and not hashable:
+        raise UserError(f"--config.tasks=hash reads pixels or one array of integers below 4096: not {spec.id}")
     if config.tasks in ("indicator", "cumulant") and config.num_tasks % config.tasks_per_network:
         raise UserError("--config.num_tasks must be a multiple of --config.tasks_per_network")
     network_key, cumulant_key, control_key = jax.random.split(key, 3)
@@ -328,7 +314,7 @@ def init(config: Config, spec: EnvironmentSpec, key: jax.Array) -> State:
     sizes = config.dqn.hidden_sizes
     layers = torso(spec, config.dqn.torso, sizes, config.dqn.width, kernel_init=config.dqn.kernel_init)
     num_tasks = 1 if config.tasks == "behaviour" else config.num_tasks
-    network = TaskNetwork(layers, num_tasks, spec.num_actions)
+    network = Outputs(layers, num_tasks * spec.num_actions, groups=num_tasks)
     params = network.init(network_key, observation)
     random = torso(spec, "nature" if layers.kind == "impala" else layers.kind, sizes if layers.kind == "mlp" else ())
     cumulant_network = Outputs(random, config.tasks_per_network)
@@ -343,7 +329,9 @@ def init(config: Config, spec: EnvironmentSpec, key: jax.Array) -> State:
     control = q_learning.init(control_config, seen, control_key)
     names = ["critic/loss", "critic/q_mean"] if config.control == "dqn" else []
     if config.tasks != "none":
-        names += [f"tasks/{name}" for name in ("loss", "q_mean", "activation", "dead", "always_on")]
+        names += ["tasks/loss", "tasks/q_mean"]
+    if config.tasks in ("indicator", "hash"):
+        names += ["tasks/activation", "tasks/dead", "tasks/always_on"]
     thresholds = jnp.zeros(num_tasks)
     return State(
         params=params,
@@ -367,7 +355,7 @@ def act(
     later = step - config.pretrain_steps
     greedy = policy(config, state, observation)
     epsilon = q_learning.exploration(config.dqn, later)
-    return epsilon_greedy(greedy, state.network.num_actions, jnp.where(later < 0, 1.0, epsilon), key), {}
+    return epsilon_greedy(greedy, state.control.network.num, jnp.where(later < 0, 1.0, epsilon), key), {}
 
 
 def policy(config: Config, state: State, observation: PyTree) -> jax.Array:
@@ -379,5 +367,5 @@ def policy(config: Config, state: State, observation: PyTree) -> jax.Array:
 def features(config: Config, state: State, observation: PyTree) -> jax.Array:
     """phi(s), (B, F), as the first phase left them. With `fine_tune` those that dqn goes on to train."""
     if config.fine_tune:
-        return state.control.network.torso.apply({"params": state.control.params["params"]["torso"]}, observation)  # type: ignore[return-value]
-    return state.network.apply(state.params, observation, method="features")  # type: ignore[return-value]
+        return torsos.features(state.control.network, state.control.params, observation)
+    return torsos.features(state.network, state.params, observation)

@@ -11,7 +11,17 @@ import numpy as np
 from flax import linen as nn
 
 from offpolicy_jax.errors import UserError
-from offpolicy_jax.networks import MLP, Activation, Encoder, KernelInit, flatten, initializer
+from offpolicy_jax.networks import (
+    MLP,
+    Activation,
+    Encoder,
+    KernelInit,
+    Params,
+    flatten,
+    function,
+    init_each,
+    initializer,
+)
 from offpolicy_jax.transition import EnvironmentSpec, PyTree
 
 TorsoKind = Literal["auto", "mlp", "small", "nature", "impala"]
@@ -66,8 +76,8 @@ def torso(
 class Conv(nn.Module):
     """A convolution (B, H, W, C) -> (B, H', W', features), padded to "same".
 
-    Small images go as patches through one matrix product: a third faster than XLA's convolution on a CPU, and twice as
-    fast under `vmap` over seeds, where the kernels have a batch axis too.
+    Small images go as patches through one matrix product, which on a CPU bears `vmap` over seeds (kernels with a batch
+    axis) better than XLA's convolution.
     """
 
     features: int
@@ -116,11 +126,18 @@ def _impala(x: jax.Array, width: int, kernel_init: nn.initializers.Initializer) 
 
 
 class Outputs(nn.Module):
-    """A linear layer on a torso's features: observation (B, ...) -> (B, num)."""
+    """A linear layer on a torso's features: observation (B, ...) -> (B, num), in `groups` that are drawn separately."""
 
     torso: Torso
     num: int
+    groups: int = 1
 
     @nn.compact
     def __call__(self, observation: PyTree) -> jax.Array:
-        return nn.Dense(self.num, kernel_init=initializer(self.torso.kernel_init))(self.torso(observation))
+        kernel_init = init_each(self.groups, initializer(self.torso.kernel_init))
+        return nn.Dense(self.num, kernel_init=kernel_init, name="head")(self.torso(observation))
+
+
+def features(network: Outputs, params: Params, observation: PyTree) -> jax.Array:
+    """What the linear layer reads, (B, F)."""
+    return function(network.torso)({"params": params["params"].get("torso", {})}, observation)

@@ -9,6 +9,7 @@ sure of itself: without any effect it lies above zero in 11 % of samples of 3 se
 
 import argparse
 import dataclasses
+import functools
 import json
 import math
 import pathlib
@@ -22,6 +23,7 @@ import agents
 from offpolicy_jax.errors import Diverged, UserError
 from offpolicy_jax.statistics import difference_interval
 from offpolicy_jax.training import Result, Settings, compilation, seeds, train
+from offpolicy_jax.training.plots import comparison
 from offpolicy_jax.training.run_directory import provenance
 from offpolicy_jax.training.train import COLUMNS, VALUE_COLUMNS
 
@@ -177,6 +179,17 @@ def main(claim: Claim, document: str | None, measure: Callable[..., tuple[dict, 
     for each in effects:
         print(f"  {each['effect']}: {each['difference']} {each['interval_95']} {each['verdict']}")
     return 0
+
+
+def draw_returns(panels: dict[str, Any]) -> Callable[[Any], None]:
+    """`draw(path)` of greedy returns over training, for the panels of `plots.comparison`; ten episodes each."""
+    return functools.partial(
+        comparison,
+        panels=panels,
+        xlabel="Environment steps per seed",
+        ylabel="Greedy return",
+        caption="Mean of 10 greedy episodes per evaluation and seed.",
+    )
 
 
 def write_index() -> None:

@@ -16,10 +16,9 @@ Confirmed if MDPO with m = 1 000 exceeds nine tenths of SAC's on both tasks.
 import sys
 
 import numpy as np
-from common import Arm, Claim, effect, main, run
+from common import Arm, Claim, draw_returns, effect, main, run
 
 from offpolicy_jax.training import Settings
-from offpolicy_jax.training.plots import comparison
 
 TASKS = {"HalfCheetah-v5": 0.3, "Hopper-v5": 0.8}
 CLAIM = Claim(
@@ -60,17 +59,7 @@ def measure(seeds, quick, root):
         effects.append(effect(f"MDPO minus 0.9 x SAC, {task}", area["MDPO, m = 1 000"], 0.9 * area["SAC"]))
         interval = effect(f"m = 1 000 minus m = 1, {task}", area["MDPO, m = 1 000"], area["MDPO, m = 1"])
         effects.append(interval | {"decides": False})
-
-    def draw(path):
-        comparison(
-            path,
-            panels,
-            xlabel="Environment steps per seed",
-            ylabel="Greedy return",
-            caption="Mean of 10 greedy episodes per evaluation and seed.",
-        )
-
-    return measurements, effects, draw
+    return measurements, effects, draw_returns(panels)
 
 
 if __name__ == "__main__":

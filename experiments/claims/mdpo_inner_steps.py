@@ -17,10 +17,9 @@ import csv
 import sys
 
 import numpy as np
-from common import Arm, Claim, effect, main, run
+from common import Arm, Claim, draw_returns, effect, main, run
 
 from offpolicy_jax.training import Settings
-from offpolicy_jax.training.plots import comparison
 
 TASK = "Hopper-v5"
 CLAIM = Claim(
@@ -77,17 +76,7 @@ def measure(seeds, quick, root):
         effect("m = 10 minus m = 5", area["MDPO, m = 10"], area["MDPO, m = 5"]) | {"decides": False},
         effect("m = 10 minus PPO", area["MDPO, m = 10"], area["PPO"]) | {"decides": False},
     ]
-
-    def draw(path):
-        comparison(
-            path,
-            {TASK: panel},
-            xlabel="Environment steps per seed",
-            ylabel="Greedy return",
-            caption="Mean of 10 greedy episodes per evaluation and seed.",
-        )
-
-    return measurements, effects, draw
+    return measurements, effects, draw_returns({TASK: panel})
 
 
 if __name__ == "__main__":

@@ -19,12 +19,11 @@ import sys
 from typing import Any
 
 import numpy as np
-from common import Arm, Claim, effect, main, run
+from common import Arm, Claim, draw_returns, effect, main, run
 
 from agents import ppo
 from offpolicy_jax.statistics import interquartile_mean, stratified_bootstrap_interval
 from offpolicy_jax.training import Settings
-from offpolicy_jax.training.plots import comparison
 
 PPO: dict[str, Any] = {"learning_rate": 1e-3, "entropy_weight": 0.01}
 TASKS = {
@@ -84,17 +83,7 @@ def measure(seeds, quick, root):
             effect(f"mean return over the run of PROPS minus {other}, {task}", area["PROPS"], area[other])
             for other in ("PPO", "PPO, buffer")
         ]
-
-    def draw(path):
-        comparison(
-            path,
-            panels,
-            xlabel="Environment steps per seed",
-            ylabel="Greedy return",
-            caption="Mean of 10 greedy episodes per evaluation and seed.",
-        )
-
-    return measurements, effects, draw
+    return measurements, effects, draw_returns(panels)
 
 
 if __name__ == "__main__":

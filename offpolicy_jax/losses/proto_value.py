@@ -40,20 +40,21 @@ def hash_coefficients(key: jax.Array, num_tasks: int, size: int) -> jax.Array:
 def hash_indicators(coefficients: jax.Array, data: jax.Array, bins: jax.Array | int) -> jax.Array:
     """Cumulants (B, T): each task's independent coin with chance 1 / `bins` for every distinct row of `data`.
 
-    `coefficients` (T, 1 + D); `data` (B, D), integers in [0, 255]. The sums are exact: products stay below 2^21, and
-    2^11 of them below 2^32, so they are reduced in blocks of that length.
+    `coefficients` (T, 1 + D); `data` (B, D), integers in [0, 2^12). The sums are exact: products stay below 2^25, and
+    2^7 of them below 2^32, so they are reduced in blocks of that length.
     """
     chex.assert_rank([coefficients, data], 2)
     chex.assert_equal(coefficients.shape[1], data.shape[1] + 1)
-    total = coefficients[:, 0] % _PRIME
-    data = data.astype(jnp.uint32)
-    for start in range(0, data.shape[1], _BLOCK):
-        stop = start + _BLOCK
-        total = total + data[:, start:stop] @ coefficients[:, 1 + start : 1 + stop].T % _PRIME
-    return ((total % _PRIME) % jnp.asarray(bins, jnp.uint32) == 0).astype(jnp.float32)
+    padding = (0, -data.shape[1] % _BLOCK)
+    blocks = (-1, (data.shape[1] + padding[1]) // _BLOCK, _BLOCK)
+    data = jnp.pad(data.astype(jnp.uint32), ((0, 0), padding)).reshape(blocks)
+    factors = jnp.pad(coefficients[:, 1:], ((0, 0), padding)).reshape(blocks)
+    sums = jnp.einsum("bkd,tkd->btk", data, factors) % _PRIME
+    total = (coefficients[:, 0] + jnp.sum(sums, axis=-1)) % _PRIME
+    return (total % jnp.asarray(bins, jnp.uint32) == 0).astype(jnp.float32)
 
 
-_BLOCK = 2**11
+_BLOCK = 2**7
 
 
 def td_target(cumulant: jax.Array, terminated: jax.Array, next_q: jax.Array, discount: jax.Array | float) -> jax.Array:

@@ -22,11 +22,11 @@ INNER = dqn.Config(hidden_sizes=(16,), n_step=3, batch_size=8, learning_starts=1
 
 @functools.cache
 def experience():
-    return random_experience(PIXELS, rows=256, num_envs=1)
+    return random_experience(PIXELS, rows=4_096, num_envs=1)
 
 
 def begun(**changes):
-    config = proto_value.Config(dqn=INNER, **(SMALL | changes))
+    config = proto_value.Config(**({"dqn": INNER} | SMALL | changes))
     return config, jax.jit(lambda key: proto_value.init(config, PIXELS.spec, key))(jax.random.key(0))
 
 
@@ -37,13 +37,12 @@ def updated(config, state, step):
 
 def test_only_thresholds_move_at_first():
     config, state = begun()
-    new, metrics = updated(config, state, 49)
+    new, _ = updated(config, state, 49)
     assert_same(new.params, state.params)
     assert differ(new.thresholds, state.thresholds)
     later, _ = updated(config, new, 52)
     assert differ(later.params, new.params)
     assert_same(later.control, state.control)
-    assert float(metrics["tasks/loss"]) >= 0.0
 
 
 @pytest.mark.parametrize("frozen", [False, True])
@@ -98,7 +97,10 @@ def test_thresholds_reach_the_rate_and_dead_tasks_are_counted():
     state = run(config, state)
     observations = replay.storage.observation[:, 0]
     _, r = proto_value.cumulants(config, state, observations)
-    np.testing.assert_allclose(np.mean(r, axis=0), 0.1, atol=0.03)
+    # Data of few distinct states: a threshold cannot be nearer to the quantile than the share of one of them.
+    _, counts = np.unique(np.asarray(observations).reshape(4_096, -1), axis=0, return_counts=True)
+    np.testing.assert_allclose(np.mean(r, axis=0), 0.1, atol=counts.max() / 4_096 + 0.02)
+    assert counts.max() / 4_096 < 0.05
     _, metrics = updated(config, state, 45)
     assert metrics["tasks/dead"] == 0 and metrics["tasks/always_on"] == 0
     zero = state.replace(activation=jnp.zeros(10).at[0].set(1.0))
@@ -123,11 +125,12 @@ def test_what_cannot_work_is_refused():
     for spec, changes, text in (
         (continuous, {}, "discrete"),
         (vector, {"tasks": "hash"}, "integers"),
+        (vector, {"dqn": INNER.replace(hidden_sizes=())}, "hidden_sizes"),
         (vector, {"num_tasks": 7, "tasks_per_network": 5}, "multiple"),
         (vector, {"control": "lspi", "fine_tune": True}, "fine_tune"),
     ):
         with pytest.raises(UserError, match=text) as error:
-            proto_value.init(proto_value.Config(dqn=INNER, **(SMALL | changes)), spec, jax.random.key(0))
+            proto_value.init(proto_value.Config(**({"dqn": INNER} | SMALL | changes)), spec, jax.random.key(0))
         assert "\n" not in str(error.value)
 
 

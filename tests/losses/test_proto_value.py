@@ -80,6 +80,14 @@ def test_hashes_are_exact_integer_arithmetic_over_a_whole_frame():
         np.testing.assert_array_equal(pv.hash_indicators(coefficients, frames, bins), expected)
 
 
+def test_hashes_read_any_observation_that_is_one_hot_encoded():
+    """Categories go up to 4 095: sums of many such products are exact too."""
+    coefficients = np.asarray(pv.hash_coefficients(jax.random.key(3), 50, 300))
+    data = np.full((1, 300), 4_095, np.int32)
+    exact = (coefficients[:, 0] + data.astype(object) @ coefficients[:, 1:].T.astype(object)) % (2**13 - 1)
+    np.testing.assert_array_equal(pv.hash_indicators(coefficients, data, 3), (exact % 3 == 0).astype(np.float32))
+
+
 def test_the_target_is_that_of_the_uniform_policy():
     r, q = array(B, T), array(B, T, A)
     terminated = np.array([0, 1, 0, 0, 1, 0], bool)
