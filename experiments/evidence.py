@@ -16,7 +16,7 @@ import numpy as np
 
 import agents
 from offpolicy_jax.errors import UserError
-from offpolicy_jax.training import Settings, compilation, seeds, train
+from offpolicy_jax.training import Settings, compilation, read_finished, seeds, train
 
 RESULTS = pathlib.Path(__file__).resolve().parent / "results"
 
@@ -97,7 +97,8 @@ def record(name: str, run_dir: pathlib.Path, progress: bool = True) -> dict[str,
     agent = agents.load(run.agent)
     settings = dataclasses.replace(run.settings, run_dir=str(run_dir), resume=True, progress=progress)
     base = agent.PRESETS[run.preset] if run.preset else agent.Config()
-    result = train(agent, settings, dataclasses.replace(base, **run.config))
+    config = dataclasses.replace(base, **run.config)
+    result = read_finished(agent, settings, config) or train(agent, settings, config)
     if result.interrupted:
         raise UserError(f"interrupted: the same command goes on from the checkpoint in {run_dir}")
     value, steps, table = result.summary[run.statistic], np.unique(result.table["step"]), result.table

@@ -22,7 +22,7 @@ import numpy as np
 import agents
 from offpolicy_jax.errors import Diverged, UserError
 from offpolicy_jax.statistics import difference_interval
-from offpolicy_jax.training import Result, Settings, compilation, seeds, train
+from offpolicy_jax.training import Result, Settings, compilation, read_finished, seeds, train
 from offpolicy_jax.training.plots import comparison
 from offpolicy_jax.training.run_directory import provenance
 from offpolicy_jax.training.train import COLUMNS, VALUE_COLUMNS
@@ -66,16 +66,21 @@ class Claim:
         return self.name + f"_v{self.version}" * (self.version > 1)
 
 
-def run(claim: Claim, label: str, settings: Settings, root: pathlib.Path | None, **changes: Any) -> Result:
+def run(
+    claim: Claim, label: str, settings: Settings, root: pathlib.Path | None, states: bool = False, **changes: Any
+) -> Result:
     """Train one arm, or go on from its checkpoint under `root` (none are written without one).
 
-    If a seed diverges, the table is NaN and there are no states.
+    Unless `states` are asked for, an arm that is complete is read from its files. If a seed diverges, the table is NaN
+    and there are no states.
     """
     arm = claim.arms[label.split("/")[0]]
     if root is not None:
         settings = dataclasses.replace(settings, run_dir=str(root / label.replace("/", "-")), resume=True)
     print(f"{claim.name}: {label}", file=sys.stderr, flush=True)
     config = arm.build(**changes)
+    if not states and (complete := read_finished(agents.load(arm.agent), settings, config)):
+        return complete
     try:
         result = train(agents.load(arm.agent), settings, config)
     except Diverged as error:
@@ -89,17 +94,22 @@ def run(claim: Claim, label: str, settings: Settings, root: pathlib.Path | None,
 
 
 def protocol(root: pathlib.Path) -> dict[str, Any]:
-    """Settings, resolved configs, training seconds and commits of every arm under `root`."""
+    """Settings, resolved configs, training seconds, commits and machine of every arm under `root`."""
     arms = {}
     for path in sorted(root.glob("*/config.json")):
-        document = json.loads(path.read_text())
-        summary = path.parent / "summary.json"
-        seconds = json.loads(summary.read_text())["training_seconds"] if summary.exists() else None
+        document, summary = json.loads(path.read_text()), path.parent / "summary.json"
+        finished = json.loads(summary.read_text()) if summary.exists() else {}
         arms[path.parent.name] = {
             **{key: document[key] for key in ("settings", "resolved_config", "commits")},
-            "training_seconds": seconds,
+            **{key: finished.get(key) for key in ("training_seconds", "machine", "versions")},
         }
     return arms
+
+
+def trained_on(arms: dict[str, Any]) -> dict[str, Any]:
+    """Machine and versions that all arms were trained with; nothing if they differ, or if there are no arms."""
+    seen = [{key: arm[key] for key in ("machine", "versions")} for arm in arms.values() if arm["machine"]]
+    return seen[0] if seen and all(each == seen[0] for each in seen) else {}
 
 
 def effect(
@@ -169,8 +179,9 @@ def main(claim: Claim, document: str | None, measure: Callable[..., tuple[dict, 
         "arms": {label: dataclasses.asdict(arm) for label, arm in claim.arms.items()},
         "seeds": count,
         "command": f"python experiments/claims/{claim.name}.py" + f" --seeds={count}" * (count != claim.seeds),
-        "protocol": protocol(root) if root else {},
+        "protocol": (arms := protocol(root) if root else {}),
         **provenance(),
+        **trained_on(arms),
     }
     (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
     draw(RESULTS / f"{name}.png")

@@ -14,7 +14,7 @@ import pytest
 from agents import dsac_t, pmoe, ppo, props, sac, sac_discrete
 from offpolicy_jax import environments
 from offpolicy_jax.errors import UserError
-from offpolicy_jax.training import Settings, train
+from offpolicy_jax.training import Settings, read_finished, train
 from offpolicy_jax.training.agent import check, resolve
 from offpolicy_jax.training.settings import differences
 from offpolicy_jax.training.summary import as_json
@@ -117,6 +117,31 @@ def test_resume_after_the_end_changes_nothing(tmp_path):
     before = (tmp_path / "run/evaluations.csv").read_bytes()
     second = train(sac, settings(run_dir=str(tmp_path / "run"), resume=True), SMALL)
     assert same(first.states, second.states) and before == (tmp_path / "run/evaluations.csv").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def finished_run(tmp_path_factory):
+    """A run to its end, and what it was asked to be."""
+    environment = probes.ConstantReward()
+    environments.register("probe/in-graph", lambda num_envs: environment)
+    asked = settings(seeds=2, run_dir=str(tmp_path_factory.mktemp("finished") / "run"))
+    return asked, train(sac, asked, SMALL)
+
+
+def test_a_finished_run_is_read_from_its_files(finished_run):
+    asked, trained = finished_run
+    result = read_finished(sac, dataclasses.replace(asked, resume=True), SMALL)
+    assert result is not None and result.states is None and result.summary == trained.summary
+    for name, column in trained.table.items():
+        np.testing.assert_array_equal(result.table[name], column)
+        assert result.table[name].dtype == column.dtype
+
+
+@pytest.mark.parametrize("changes", [{"steps": 160}, {"seed": 1}, {"run_dir": None}, {"run_dir": "elsewhere"}])
+def test_another_run_than_the_finished_one_is_not_read(finished_run, changes):
+    asked, _ = finished_run
+    assert read_finished(sac, dataclasses.replace(asked, **changes), SMALL) is None
+    assert read_finished(sac, asked, dataclasses.replace(SMALL, tau=0.5)) is None
 
 
 @BACKENDS
