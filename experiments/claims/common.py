@@ -14,6 +14,7 @@ import json
 import math
 import pathlib
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,7 +22,7 @@ import numpy as np
 
 import agents
 from offpolicy_jax.errors import Diverged, UserError
-from offpolicy_jax.statistics import difference_interval
+from offpolicy_jax.statistics import difference_interval, interquartile_mean, stratified_bootstrap_interval
 from offpolicy_jax.training import Result, Settings, compilation, read_finished, seeds, train
 from offpolicy_jax.training.plots import comparison
 from offpolicy_jax.training.run_directory import provenance
@@ -164,6 +165,8 @@ def main(claim: Claim, document: str | None, measure: Callable[..., tuple[dict, 
         print(f"{claim.name}: {error}", file=sys.stderr)
         return 2
     if args.quick:
+        with tempfile.TemporaryDirectory() as scratch:
+            draw(pathlib.Path(scratch) / "figure.png")
         print(json.dumps({"quick": True, "measurements": measurements}))
         return 0
     record = {
@@ -190,6 +193,20 @@ def main(claim: Claim, document: str | None, measure: Callable[..., tuple[dict, 
     for each in effects:
         print(f"  {each['effect']}: {each['difference']} {each['interval_95']} {each['verdict']}")
     return 0
+
+
+def summarize(scores: np.ndarray, decimals: int = 4) -> dict[str, Any]:
+    """IQM of seeds (S,), or of seeds and tasks (S, tasks), and its interval, as JSON; none where a seed diverged."""
+    whole = bool(np.isfinite(scores).all())
+    interval = stratified_bootstrap_interval(scores) if whole else (math.nan, math.nan)
+    numbers = (float(interquartile_mean(scores)) if whole else math.nan, *interval)
+    iqm, low, high = (round(x, decimals) if math.isfinite(x) else None for x in numbers)
+    return {"iqm": iqm, "iqm_interval_95": [low, high]}
+
+
+def as_list(scores: np.ndarray, decimals: int = 4) -> list[float | None]:
+    """Scores of seeds as JSON: None where one diverged."""
+    return [round(float(x), decimals) if math.isfinite(x) else None for x in scores]
 
 
 def draw_returns(panels: dict[str, Any]) -> Callable[[Any], None]:

@@ -16,7 +16,7 @@ Confirmed if MDPO with m = 1 000 exceeds nine tenths of SAC's on both tasks.
 import sys
 
 import numpy as np
-from common import Arm, Claim, draw_returns, effect, main, run
+from common import Arm, Claim, as_list, draw_returns, effect, main, run
 
 from offpolicy_jax.training import Settings
 
@@ -53,8 +53,8 @@ def measure(seeds, quick, root):
             area[label] = curve.mean(axis=0)
             panels[task][label] = (np.unique(table["step"]), curve)
             measurements[f"{label}, {task}"] = {
-                "mean_over_run": area[label].round(1).tolist(),
-                "final_return": curve[-1].round(1).tolist(),
+                "mean_over_run": as_list(area[label], 1),
+                "final_return": as_list(curve[-1], 1),
             }
         effects.append(effect(f"MDPO minus 0.9 x SAC, {task}", area["MDPO, m = 1 000"], 0.9 * area["SAC"]))
         interval = effect(f"m = 1 000 minus m = 1, {task}", area["MDPO, m = 1 000"], area["MDPO, m = 1"])
