@@ -72,7 +72,8 @@ def demonstrate(task, quick, root):
     """Path of the expert's dataset, the expert's last evaluation, and the returns of the ten recorded episodes."""
     env, path = f"dm_control/{task}-v0", root / f"expert-{task}"
     dataset = root / f"{task}-expert-v0"
-    settings = Settings(env, 1_100 if quick else STEPS, 1, 100, eval_every=0, progress=False, run_dir=str(path))
+    steps = 1_100 if quick else STEPS
+    settings = Settings(env, steps, 1, 100, eval_every=steps // 5, progress=False, run_dir=str(path))
     settings = dataclasses.replace(settings, resume=True)
     config = sac.Config(hidden_sizes=(8,), learning_starts=1_000) if quick else sac.Config()
     result = read_finished(sac, settings, config) or train(sac, settings, config)
@@ -122,7 +123,7 @@ def _measure(seeds, quick, root, experts):
                 f"dm_control/{task}-v0",
                 steps,
                 seeds,
-                eval_every=steps // (1 if quick else 10),
+                eval_every=steps // (1 if quick else 5),
                 eval_episodes=1 if quick else EPISODES,
                 demos=dataset,
                 demo_episodes=1,
