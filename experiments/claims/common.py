@@ -181,14 +181,14 @@ def main(claim: Claim, document: str | None, measure: Callable[..., tuple[dict, 
     return 0
 
 
-def draw_returns(panels: dict[str, Any]) -> Callable[[Any], None]:
-    """`draw(path)` of greedy returns over training, for the panels of `plots.comparison`; ten episodes each."""
+def draw_returns(panels: dict[str, Any], episodes: int = 10) -> Callable[[Any], None]:
+    """`draw(path)` of greedy returns over training, for the panels of `plots.comparison`."""
     return functools.partial(
         comparison,
         panels=panels,
         xlabel="Environment steps per seed",
         ylabel="Greedy return",
-        caption="Mean of 10 greedy episodes per evaluation and seed.",
+        caption=f"Mean of {episodes} greedy episodes per evaluation and seed.",
     )
 
 
