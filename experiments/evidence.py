@@ -44,7 +44,28 @@ HOPPER = Settings(
     normalize_rewards=True,
 )
 CARTPOLE = Settings(env="phys2d/CartPole-v1", steps=150_000, seeds=5, num_envs=8, eval_every=7_680, eval_episodes=20)
+BREAKOUT = Settings(
+    env="minatar/Breakout-v0",
+    steps=1_000_000,
+    seeds=10,
+    seed=100,
+    num_envs=64,
+    eval_every=102_400,
+    eval_episodes=30,
+    checkpoint_every=1_000_000,  # the replay of ten seeds is a gigabyte
+)
 RUNS = {
+    "dqn_cartpole": Evidence(
+        "dqn",
+        # The preset was chosen on seeds 0 to 4 and 50 000 steps.
+        Settings(
+            env="phys2d/CartPole-v1", steps=75_000, seeds=10, seed=100, num_envs=8, eval_every=3_840, eval_episodes=20
+        ),
+        475,
+        "iqm",
+        preset="classic",
+    ),
+    "dqn_breakout": Evidence("dqn", BREAKOUT, 5, "mean", preset="minatar"),
     "sac_pendulum": Evidence("sac", PENDULUM, -200, "iqm"),
     "sac_half_cheetah": Evidence("sac", CHEETAH, 4_000, "mean"),
     "sac_cartpole_swingup": Evidence(

@@ -209,14 +209,14 @@ def as_list(scores: np.ndarray, decimals: int = 4) -> list[float | None]:
     return [round(float(x), decimals) if math.isfinite(x) else None for x in scores]
 
 
-def draw_returns(panels: dict[str, Any]) -> Callable[[Any], None]:
-    """`draw(path)` of greedy returns over training, for the panels of `plots.comparison`; ten episodes each."""
+def draw_returns(panels: dict[str, Any], episodes: int = 10) -> Callable[[Any], None]:
+    """`draw(path)` of greedy returns over training, for the panels of `plots.comparison`."""
     return functools.partial(
         comparison,
         panels=panels,
         xlabel="Environment steps per seed",
         ylabel="Greedy return",
-        caption="Mean of 10 greedy episodes per evaluation and seed.",
+        caption=f"Mean of {episodes} greedy episodes per evaluation and seed.",
     )
 
 

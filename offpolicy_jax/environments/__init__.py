@@ -47,6 +47,11 @@ def make(id: str, num_envs: int = 1) -> Environment:
 
         if id in four_rooms.IDS:
             return four_rooms.IDS[id]
+    if id.startswith("minatar/"):
+        from offpolicy_jax.environments import breakout
+
+        if id in breakout.IDS:
+            return breakout.IDS[id]
     if id in _in_graph_ids():
         from offpolicy_jax.environments import in_graph
 
@@ -80,9 +85,9 @@ def is_in_graph(environment: Environment) -> "TypeIs[InGraphEnvironment]":
 
 def known_ids() -> list[str]:
     """All ids that `make` knows, sorted: Gymnasium's registry, the host backend's own, and registered constructors."""
-    from offpolicy_jax.environments import four_rooms, host
+    from offpolicy_jax.environments import breakout, four_rooms, host
 
-    return sorted({*_in_graph_ids(), *four_rooms.IDS, *host.known_host_ids(), *_constructors})
+    return sorted({*_in_graph_ids(), *four_rooms.IDS, *breakout.IDS, *host.known_host_ids(), *_constructors})
 
 
 def _in_graph_ids() -> list[str]:

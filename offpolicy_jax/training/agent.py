@@ -52,6 +52,10 @@ class Agent(Protocol):
     # evaluation, and the same policy acts in it from its beginning to its end:
     #   mixture_policy(config, state, observation) -> action
     #
+    # An agent with features phi that its values are linear in, for `diagnostics.feature_statistics` and
+    # `diagnostics.linear_probe_error`:
+    #   features(config, state, observation) -> phi                           (B, F)
+    #
     # An agent whose values can be held against returns (`Settings.value_bias`):
     #   predict(config, state, observation, key) -> action, value, bonus      leaves (E, ...), (E,), (E,)
     # a sampled action, the soft return that the agent expects of it (in units of scaled reward), and what the entropy
