@@ -107,8 +107,6 @@ def analyse(paths: Sequence[str], reference: Sequence[str] = (), per_env: Sequen
         # A diverged seed scores the lowest return of any seed at any evaluation, or a random policy's if that is lower.
         returns = [seed.returns.min() for seed in seeds if seed.env == env and seed.returns.size]
         lost = float(min([*returns, *references.get(env, ())[:1]], default=math.nan))
-        if math.isnan(lost):
-            raise UserError(f"no run on {env} has a finite return: leave {env} out")
         groups = {arm: [s for s in group if s.env == env] for arm, group in pooled.items()}
         cells[env] = {arm: Cell(sorted(g, key=lambda s: s.seed), lost) for arm, g in groups.items() if g}
     if len(pooled) > 1 and all(len(arms) == 1 for arms in cells.values()):
@@ -211,7 +209,8 @@ def describe(report: Report) -> str:
     """One line."""
     statuses = [seed.status for seed in report.seeds]
     counts = ", ".join(f"{statuses.count(s)} {s}" for s in ("finished", "diverged", "unfinished") if s in statuses)
-    return f"{len(report.arms)} arms on {len(report.cells)} environments; seeds: {counts}"
+    arms, envs = _plural(len(report.arms), "arm"), _plural(len(report.cells), "environment")
+    return f"{arms} on {envs}; seeds: {counts}"
 
 
 def write(report: Report, out: pathlib.Path, command: str) -> None:
@@ -239,7 +238,7 @@ def _protocol(report: Report, command: str) -> str:
             versions.setdefault(name, set()).add(version)
     episodes = _range(seed.settings["eval_episodes"] for seed in report.seeds)
     lines = [
-        f"{describe(report)}; {_range(len(c.seeds) for _, _, c in cells)} seeds per arm and environment.",
+        f"{describe(report)}; {_plural(_range(len(c.seeds) for _, _, c in cells), 'seed')} per arm and environment.",
         f"A score is the mean return of {episodes} greedy episodes of one seed, at its last evaluation; seeds are what "
         "is replicated, episodes are not.",
         "Intervals, in brackets and as bands: 95 % percentile intervals of the stratified bootstrap over seeds within "
@@ -249,7 +248,8 @@ def _protocol(report: Report, command: str) -> str:
     why = ", the lowest return there" + " or the random policy's" * report.normalised_by.startswith("the given")
     for env, arm, cell in cells:
         if lost := cell.of("diverged"):
-            lines.append(f"**Diverged**: {_numbers(lost)} of {arm} on {env}; counts as {_number(cell.lost)}{why}.")
+            score = "" if math.isnan(cell.lost) else f"; counts as {_number(cell.lost)}{why}"
+            lines.append(f"**Diverged**: {_numbers(lost)} of {arm} on {env}{score}.")
         if going := cell.of("unfinished"):
             use = "not in the numbers" if cell.of("finished") else "no final return yet"
             at = _range(int(s.steps[-1]) if s.steps.size else 0 for s in going)
@@ -279,21 +279,11 @@ def _protocol(report: Report, command: str) -> str:
 def _environment(report: Report, env: str, out: pathlib.Path) -> str:
     """Learning curves and final returns of one environment."""
     arms = report.cells[env]
-    curves = {arm: cell.curve() for arm, cell in arms.items() if arm in report.shown}
-    name = f"curves_{re.sub(r'[^A-Za-z0-9]+', '-', env)}.png"
-    seeds = [len(cell.counted) for arm, cell in arms.items() if arm in report.shown]
-    caption = f"Interquartile mean of {_range(seeds)} seeds per arm; band: 95\xa0% stratified bootstrap interval. "
-    caption += (
-        f"A seed's return is the mean of {_range(s.settings['eval_episodes'] for s in report.seeds)} greedy episodes."
-    )
-    if any(curve.diverged for curve in curves.values()):
-        caption += f" A diverged seed counts as {_number(next(iter(arms.values())).lost)} from then on."
-    plots.learning_curves(out / name, curves, title=env, caption=caption, arms=report.shown)
     header = [
         "arm",
         "IQM [95 % interval]",
         "mean",
-        "seeds in these",
+        "seeds",
         "of them diverged",
         "further unfinished",
         "steps",
@@ -306,7 +296,27 @@ def _environment(report: Report, env: str, out: pathlib.Path) -> str:
             [arm, _estimate(iqm, low, high), _number(mean), len(cell.final), len(cell.of("diverged")),
              len(cell.of("unfinished")), cell.steps, _number(cell.rate)]
         )  # fmt: skip
-    return f"## {env}\n\n![Learning curves on {env}]({name})\n\nFinal return:\n\n{_markdown(header, rows)}"
+    picture = "No picture: no seed of the arms that pictures show has a finite return yet."
+    if any(seed.steps.size for arm, cell in arms.items() if arm in report.shown for seed in cell.seeds):
+        name = f"curves_{re.sub(r'[^A-Za-z0-9]+', '-', env)}.png"
+        _draw_curves(report, env, out / name)
+        picture = f"![Learning curves on {env}]({name})"
+    return f"## {env}\n\n{picture}\n\nFinal return:\n\n{_markdown(header, rows)}"
+
+
+def _draw_curves(report: Report, env: str, path: pathlib.Path) -> None:
+    """The picture of an environment."""
+    arms = {arm: cell for arm, cell in report.cells[env].items() if arm in report.shown}
+    curves = {arm: cell.curve() for arm, cell in arms.items()}
+    episodes = _range(seed.settings["eval_episodes"] for cell in arms.values() for seed in cell.seeds)
+    seeds = _plural(_range(len(cell.counted) for cell in arms.values()), "seed")
+    caption = (
+        f"Interquartile mean of {seeds} per arm; band: 95\xa0% "
+        f"stratified bootstrap interval. A seed's return is the mean of {episodes} greedy episodes."
+    )
+    if any(curve.diverged for curve in curves.values()):
+        caption += f" A diverged seed counts as {_number(next(iter(arms.values())).lost)} from then on."
+    plots.learning_curves(path, curves, title=env, caption=caption, arms=report.shown)
 
 
 def _aggregate(report: Report, block: Block, out: pathlib.Path, suffix: str, tables: dict[str, Rows]) -> str:
@@ -321,9 +331,9 @@ def _aggregate(report: Report, block: Block, out: pathlib.Path, suffix: str, tab
             estimate = (float(statistic(scores, axis=axis)), *stratified_bootstrap_interval(scores, statistic))
             panels[name][arm] = estimate
             tables["aggregate"].append([arm, envs, len(scores), name, *estimate])
-    seeds = _range(len(scores) for scores in block.scores.values())
+    seeds = _plural(_range(len(scores) for scores in block.scores.values()), "seed")
     on = envs if len(block.envs) <= 3 else f"{len(block.envs)} environments"
-    about = f"{seeds} seeds per arm on {on}. Scores 0 and 1: {report.normalised_by}."
+    about = f"{seeds} per arm on {on}. Scores 0 and 1: {report.normalised_by}."
     names = {kind: f"{kind}{suffix}.png" for kind in ("aggregate", "profile", "probability")}
     plots.estimates(
         out / names["aggregate"],
@@ -376,9 +386,9 @@ def _aggregate(report: Report, block: Block, out: pathlib.Path, suffix: str, tab
         out / names["probability"],
         {pair: estimate for pair, estimate in pairs.items() if set(pair) <= set(shown)},
         title="Probability of improvement, row over column",
-        caption="Probability that a run of the row's arm scores above a run of the column's, averaged over environments; "
-        f"ties count as half. {seeds} seeds per arm on {on}. Bold: the 95\xa0% stratified bootstrap interval does not "
-        "hold 0.5.",
+        caption="Probability that a run of the row's arm scores above a run of the column's, averaged over "
+        f"environments; ties count as half. {seeds} per arm on {on}. Bold: the 95\xa0% stratified bootstrap "
+        "interval does not hold 0.5.",
     )
     return "\n\n".join([*text, f"![Probabilities of improvement]({names['probability']})"])
 
@@ -454,6 +464,10 @@ def _estimate(value: float, low: float, high: float) -> str:
 def _range(numbers: Iterable[int]) -> str:
     numbers = list(numbers)
     return " to ".join(f"{n:,}" for n in sorted({min(numbers), max(numbers)}))
+
+
+def _plural(number: int | str, noun: str) -> str:
+    return f"{number} {noun}{'s' * (str(number) != '1')}"
 
 
 def _numbers(seeds: Sequence[SeedResult]) -> str:

@@ -265,7 +265,7 @@ def probabilities(
         for (a, b), estimate in table.items():
             values[names.index(a), names.index(b)] = estimate[0]
         paper = LinearSegmentedColormap.from_list("paper", ["#ffffff", _SEED])
-        paper.set_bad("0.93")
+        axes.set_facecolor("0.93")  # the diagonal
         axes.imshow(values, cmap=paper, vmin=0.0, vmax=1.0, aspect="auto")
         for (a, b), (value, low, high) in table.items():
             bold = "bold" if low > 0.5 or high < 0.5 else "normal"

@@ -139,8 +139,8 @@ def pool(results: Sequence[SeedResult], per_env: Collection[str] = ()) -> dict[s
 class Cell:
     """The seeds of one arm in one environment, by number.
 
-    Those that count are the finished and the diverged ones; `lost` is what a diverged one scores. While none has
-    finished, the curve is that of those under way, and there are no scores.
+    Those that count are the finished and the diverged ones; `lost` is what a diverged one scores, NaN if there is no
+    return to take for it. While none has finished, the curve is that of those under way, and there are no scores.
     """
 
     seeds: Sequence[SeedResult]
@@ -153,7 +153,8 @@ class Cell:
     @property
     def final(self) -> list[SeedResult]:
         """The seeds whose scores are final: none while all others are under way."""
-        return [] if self.of("unfinished") and not self.of("finished") else self.counted
+        under_way = self.of("unfinished") and not self.of("finished")
+        return [] if under_way or math.isnan(self.lost) else self.counted
 
     @property
     def counted(self) -> list[SeedResult]:
