@@ -310,10 +310,10 @@ def _draw_curves(report: Report, env: str, path: pathlib.Path) -> None:
     curves = {arm: cell.curve() for arm, cell in arms.items()}
     episodes = _range(seed.settings["eval_episodes"] for cell in arms.values() for seed in cell.seeds)
     seeds = _plural(_range(len(cell.counted) for cell in arms.values()), "seed")
-    caption = (
-        f"Interquartile mean of {seeds} per arm; band: 95\xa0% "
-        f"stratified bootstrap interval. A seed's return is the mean of {episodes} greedy episodes."
-    )
+    caption = f"Interquartile mean of {seeds} per arm; band: 95\xa0% stratified bootstrap interval."
+    if seeds == "1 seed":
+        caption = "One seed per arm: no interval."
+    caption += f" A seed's return is the mean of {episodes} greedy episodes."
     if any(curve.diverged for curve in curves.values()):
         caption += f" A diverged seed counts as {_number(next(iter(arms.values())).lost)} from then on."
     plots.learning_curves(path, curves, title=env, caption=caption, arms=report.shown)
