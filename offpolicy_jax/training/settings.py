@@ -122,8 +122,8 @@ def differences(previous: dict[str, Any], asked: dict[str, Any]) -> Iterator[tup
         yield "--agent", previous["agent"], asked["agent"]
     before = {**previous, "settings": dataclasses.asdict(Settings()) | previous["settings"]}  # settings that came later
     for part, prefix in (("settings", "--"), ("config", "--config.")):
-        old_values = _flat(before[part])
-        for name, new in _flat(asked[part]).items():
+        old_values = flat(before[part])
+        for name, new in flat(asked[part]).items():
             new = list(new) if isinstance(new, tuple) else new
             if part == "settings" and name in FREE_ON_RESUME:
                 continue
@@ -132,9 +132,9 @@ def differences(previous: dict[str, Any], asked: dict[str, Any]) -> Iterator[tup
                 yield flag, old_values.get(name, "(absent)"), new
 
 
-def _flat(values: dict[str, Any]) -> dict[str, Any]:
+def flat(values: dict[str, Any]) -> dict[str, Any]:
     """Values of configs within configs under the names that flags give them, `part.name`."""
-    nested = {k: _flat(v) for k, v in values.items() if isinstance(v, dict)}
+    nested = {k: flat(v) for k, v in values.items() if isinstance(v, dict)}
     inner = {f"{k}.{name}": value for k, flat in nested.items() for name, value in flat.items()}
     return {k: v for k, v in values.items() if k not in nested} | inner
 
