@@ -69,6 +69,7 @@ def start(
         config.buffer_length * num_envs if on_policy else config.replay_capacity,
         example_transition(spec, extras),
         num_envs,
+        spec=None if hasattr(agent, "retain") else spec,  # a ring that forgets keeps pixels whole
         normalize_observations=normalize_observations,
         normalize_rewards=normalize_rewards,
         discount=getattr(config, "discount", 0.99),

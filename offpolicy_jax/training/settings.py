@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from offpolicy_jax import environments
+from offpolicy_jax import replay as replays
 from offpolicy_jax.errors import UserError
 from offpolicy_jax.training import seeds as seed_axis
 from offpolicy_jax.training.agent import Agent
@@ -100,7 +101,8 @@ def check_memory(
     learner = jax.eval_shape(
         lambda c, k: start(agent, c, spec, k, settings.num_envs, False, False, demonstrations), one, keys
     )
-    row = sum(x.dtype.itemsize * math.prod(x.shape[2:]) for x in jax.tree.leaves(learner.replay.storage))
+    batch = jax.eval_shape(lambda replay, key: replays.sample(replay, key, 1), learner.replay, keys)
+    row = sum(x.dtype.itemsize * math.prod(x.shape) for x in jax.tree.leaves(batch))
     needed = sum(x.dtype.itemsize * math.prod(x.shape) for x in jax.tree.leaves(learner))
     iteration = config.rollout_length * settings.num_envs
     batches = config.gradient_steps if getattr(config, "gradient_steps", 0) > 0 else iteration
