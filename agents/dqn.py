@@ -85,7 +85,7 @@ PRESETS = {
         rollout_length=4,
     )
 }
-"""paper: Dopamine's, with Adam, for frames of 84 x 84 and rewards clipped to [-1, 1]."""
+"""paper: Dopamine's, with Adam, for --env=ALE/<Game>-v5 --clip-rewards."""
 
 
 @struct.dataclass

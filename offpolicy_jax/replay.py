@@ -70,6 +70,7 @@ def init(
     normalize_observations: bool = False,
     normalize_rewards: bool = False,
     discount: float = 0.99,
+    clip_rewards: bool = False,
     demonstrations: Transition | None = None,
 ) -> Replay:
     """An empty ring for at least `capacity` transitions like `example` (no batch axes). Raises ValueError if < 1.
@@ -84,8 +85,9 @@ def init(
     stored = pixels.without(frames, example)
     storage = jax.tree.map(lambda x: jnp.zeros((rows, num_envs, *jnp.shape(x)), jnp.asarray(x).dtype), stored)
     normalizer = None
-    if normalize_observations or normalize_rewards:
-        normalizer = normalization.init(example, num_envs, normalize_observations, normalize_rewards, discount)
+    if normalize_observations or normalize_rewards or clip_rewards:
+        normalize = normalize_observations, normalize_rewards
+        normalizer = normalization.init(example, num_envs, *normalize, discount, clip_rewards)
     position, size = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)  # two buffers, to be donated
     clock = None if frames is None else jnp.zeros((), jnp.int32)
     return Replay(storage, position, size, normalizer, demonstrations=demonstrations, frames=frames, clock=clock)
