@@ -1,6 +1,8 @@
 """Atari: Gymnasium's own preprocessing underneath, conventions, endings, exact resume, and a run of each agent."""
 
+import csv
 import dataclasses
+import json
 import sys
 
 import gymnasium
@@ -8,7 +10,8 @@ import jax
 import numpy as np
 import pytest
 
-from agents import dqn, proto_value
+from agents import dqn
+from experiments.run import main
 from offpolicy_jax.environments import atari, known_ids, make
 from offpolicy_jax.environments.atari import Conventions
 from offpolicy_jax.errors import UserError
@@ -105,43 +108,37 @@ def test_the_replay_takes_little_more_than_a_frame_per_transition():
 
 
 LEARNER = dqn.Config(hidden_sizes=(8,), batch_size=4, learning_starts=20, n_step=2, rollout_length=4)
-SMALL = {
-    dqn: LEARNER,
-    proto_value: proto_value.Config(
-        num_tasks=4,
-        tasks_per_network=2,
-        learning_starts=16,
-        threshold_steps=8,
-        pretrain_steps=40,
-        batch_size=4,
-        rollout_length=4,
-        dqn=dataclasses.replace(LEARNER, learning_starts=0),
-    ),
-}
+CONVENTIONS = Conventions(max_frames=100, screen_size=20)
+RUN = Settings(
+    env=PONG, steps=80, seeds=1, eval_every=40, eval_episodes=1, progress=False, clip_rewards=True, atari=CONVENTIONS
+)
 
 
-@pytest.mark.parametrize(("agent", "screen_size"), [(dqn, 20), (proto_value, 84)])
-def test_agents_learn_from_pixels_and_resume_exactly(agent, screen_size, tmp_path):
-    conventions = Conventions(max_frames=100, screen_size=screen_size)
-    whole = Settings(
-        env=PONG,
-        steps=96,
-        seeds=1,
-        eval_every=48,
-        eval_episodes=1,
-        progress=False,
-        clip_rewards=True,
-        atari=conventions,
-    )
-    whole = dataclasses.replace(whole, run_dir=str(tmp_path / "whole"))
-    cut = dataclasses.replace(whole, run_dir=str(tmp_path / "cut"))
-    first = train(agent, whole, SMALL[agent])
-    train(agent, dataclasses.replace(cut, steps=48), SMALL[agent])
-    second = train(agent, dataclasses.replace(cut, resume=True), SMALL[agent])
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path):
+    whole = dataclasses.replace(RUN, run_dir=str(tmp_path / "whole"))
+    cut = dataclasses.replace(RUN, run_dir=str(tmp_path / "cut"))
+    first = train(dqn, whole, LEARNER)
+    train(dqn, dataclasses.replace(cut, steps=40), LEARNER)
+    second = train(dqn, dataclasses.replace(cut, resume=True), LEARNER)
     assert first.summary["learned"] and len(first.table["return"]) == 2
     jax.tree.map(np.testing.assert_array_equal, first.states, second.states)
     for name in ("evaluations.csv", "metrics.csv"):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "cut" / name).read_bytes()
+    other = dataclasses.replace(cut, resume=True, atari=dataclasses.replace(CONVENTIONS, frame_skip=3))
     with pytest.raises(UserError, match=r"--atari.frame-skip"):
-        other = dataclasses.replace(conventions, frame_skip=3)
-        train(agent, dataclasses.replace(cut, resume=True, atari=other), SMALL[agent])
+        train(dqn, other, LEARNER)
+
+
+def test_the_command_trains_proto_value_networks(tmp_path, capsys):
+    flags = ["--agent=proto_value", f"--env={PONG}", "--steps=80", "--seeds=1", "--eval-episodes=1", "--eval-every=80"]
+    flags += ["--clip-rewards", "--atari.max-frames=100", "--atari.screen-size=20", "--no-progress"]
+    config = {"num_tasks": 4, "tasks_per_network": 2, "learning_starts": 16, "threshold_steps": 8, "batch_size": 4}
+    config |= {"pretrain_steps": 40, "rollout_length": 4, "dqn.batch_size": 4, "dqn.n_step": 2}
+    flags += [f"--config.{name}={value}" for name, value in config.items()]
+    assert main([*flags, "--config.dqn.hidden-sizes", "8", f"--run-dir={tmp_path / 'run'}"]) == 0
+    assert "proto_value on ALE/Pong-v5, 80 steps" in capsys.readouterr().out
+    with open(tmp_path / "run/metrics.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert np.isfinite(float(rows[-1]["tasks/loss"])) and float(rows[-1]["critic/loss"]) >= 0.0
+    settings = json.loads((tmp_path / "run/config.json").read_text())["settings"]
+    assert settings["clip_rewards"] and settings["atari"]["screen_size"] == 20
