@@ -26,6 +26,7 @@ from offpolicy_jax.environments.atari import Conventions
 from offpolicy_jax.errors import UserError
 from offpolicy_jax.training import Settings, compilation, restore, train
 from offpolicy_jax.training.settings import make_environment
+from offpolicy_jax.training.summary import as_json
 
 RESULTS = pathlib.Path(__file__).resolve().parents[1] / "results"
 SETTINGS = Settings(
@@ -56,7 +57,7 @@ CONFIG = proto_value.Config(
         epsilon_decay_steps=5_000,
     ),
 )
-QUICK = {"steps": 120, "eval_every": 120, "eval_episodes": 1, "atari": Conventions(max_frames=80)}
+QUICK = {"steps": 120, "eval_every": 120, "eval_episodes": 1, "atari": Conventions(max_frames=80, screen_size=20)}
 QUICK_CONFIG = {"learning_starts": 20, "threshold_steps": 20, "pretrain_steps": 60, "batch_size": 4}
 
 
@@ -65,12 +66,12 @@ def measure(settings: Settings, config: proto_value.Config, rows: int = 2_048) -
     result = train(proto_value, settings, config)
     if result.interrupted:
         raise UserError(f"interrupted: the same command goes on from the checkpoint in {settings.run_dir}")
-    learner, config = restore(proto_value, settings, config)
-    one = lambda axis, x: x if axis is None else jax.tree.map(lambda y: y[0], x)  # noqa: E731
+    learner, filled = restore(proto_value, settings, config)
+    one = lambda axis, x: jax.tree.map(lambda y: jnp.asarray(y if axis is None else y[0]), x)  # noqa: E731
     ring = jax.tree.map(one, replay.SEED_AXES, learner.replay, is_leaf=lambda x: x is None)
     state = jax.tree.map(lambda x: x[0], learner.agent)
     batch = replay.sample(ring, jax.random.key(0), rows)
-    phi = jnp.concatenate([proto_value.features(config, state, x) for x in np.array_split(batch.observation, 16)])
+    phi = jnp.concatenate([proto_value.features(filled, state, x) for x in np.array_split(batch.observation, 16)])
     srank, entropy_rank = diagnostics.effective_rank(phi)
     with open(pathlib.Path(settings.run_dir or "") / "metrics.csv") as file:
         metrics = list(csv.DictReader(file))
@@ -93,7 +94,7 @@ def measure(settings: Settings, config: proto_value.Config, rows: int = 2_048) -
         "random_return": random_return(settings),
         "curve": {name: curve(name) for name in ("step", "tasks/loss", "tasks/activation", "critic/loss")},
         "settings": dataclasses.asdict(settings),
-        "config": dataclasses.asdict(config) if dataclasses.is_dataclass(config) else None,
+        "config": as_json(config),
     }
 
 
@@ -128,7 +129,7 @@ def main() -> int:
     except UserError as error:
         print(f"atari.py: {error}", file=sys.stderr)
         return 2
-    command = f"python experiments/benchmarks/atari.py --env={args.env} --steps={args.steps}"
+    command = f"python experiments/benchmarks/atari.py --env={args.env} --steps={settings.steps}"
     text = json.dumps({"command": command, **record}, indent=1, default=np.ndarray.tolist) + "\n"
     if not args.quick:
         (RESULTS / "atari.json").write_text(text)
