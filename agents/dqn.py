@@ -108,7 +108,7 @@ PRESETS = {
         gradient_steps=4,
     ),
 }
-"""paper: Dopamine's, with Adam, for frames of 84 x 84 and rewards clipped to [-1, 1]. classic, for CartPole with eight
+"""paper: Dopamine's, with Adam, for --env=ALE/<Game>-v5 --clip-rewards. classic, for CartPole with eight
 environments in parallel, whose values reach 100: with one-step targets it does not get beyond half of the return.
 minatar: for 10 x 10 pixels with 32 environments in parallel."""
 

@@ -49,7 +49,7 @@ def record(args: argparse.Namespace) -> str:
         last = settings.seed + settings.seeds - 1
         raise UserError(f"the run in {args.run_dir} has seeds {settings.seed} to {last}, not {seed}")
     learner, config = restore(agent, settings, config)
-    environment = environments.make(settings.env, args.episodes)
+    environment = environments.make(settings.env, args.episodes, settings.atari)
     if not hasattr(environment, "action_space"):
         raise UserError(f"{settings.env} has no Gymnasium spaces to describe a dataset by")
     episodes = rollouts(agent, environment, config, learner, seed - settings.seed, args.episodes, args.sampled)

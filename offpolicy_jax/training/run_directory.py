@@ -18,7 +18,7 @@ import jax
 from offpolicy_jax.errors import UserError
 
 Row = dict[str, float | int]
-_PACKAGES = ("offpolicy-jax", "jax", "jaxlib", "flax", "optax", "numpy", "gymnasium", "mujoco", "dm-control")
+_PACKAGES = ("offpolicy-jax", "jax", "jaxlib", "flax", "optax", "numpy", "gymnasium", "mujoco", "dm-control", "ale-py")
 
 
 class RunDirectory:

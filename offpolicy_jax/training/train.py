@@ -334,7 +334,8 @@ def make_loop(agent: Agent, settings: Settings, config: Any, demos: Transition |
     traced = jax.tree.map(lambda x: np.asarray(x, np.float32), config)
     kind: Any = in_graph.Loop if environments.is_in_graph(environment) else host.Loop
     normalize = settings.normalize_observations, settings.normalize_rewards
-    return kind(agent, environment, traced, settings.seeds, settings.num_envs, *normalize, demos), traced
+    axes = settings.seeds, settings.num_envs
+    return kind(agent, environment, traced, *axes, *normalize, demos, settings.clip_rewards), traced
 
 
 @jax.jit

@@ -96,6 +96,15 @@ def test_evidence_runs_name_agents_presets_and_fields_that_exist():
         assert agent.Config(**run.config) and (run.preset is None or run.preset in agent.PRESETS)
 
 
+def test_the_pipeline_on_atari_is_measured(tmp_path):
+    record = json.loads(script("benchmarks/atari.py", "--quick", f"--run-dir={tmp_path / 'run'}", cwd=tmp_path))
+    assert record["frames_per_second"] > 0 and 0.0 <= record["dormant_units"] < 1.0
+    assert record["features"] == 256 and 1 <= record["effective_rank"] <= 64
+    # A short ring has some frames more than rows, and the flags of each transition.
+    assert 400 <= record["replay_bytes_per_transition"] < 1.2 * record["bytes_of_a_frame"]
+    assert len(record["curve"]["step"]) == len(record["curve"]["tasks/loss"]) > 0 and record["linear_probe_return"]
+
+
 CLAIMS = sorted(path.stem for path in (EXPERIMENTS / "claims").glob("*.py") if path.stem not in ("common", "sampling"))
 
 

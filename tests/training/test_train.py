@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from agents import dsac_t, pmoe, ppo, props, sac, sac_discrete
+from agents import dqn, dsac_t, pmoe, ppo, props, sac, sac_discrete
 from offpolicy_jax import environments
 from offpolicy_jax.errors import UserError
 from offpolicy_jax.training import Settings, read_finished, train
@@ -162,6 +162,16 @@ def test_a_run_grows_with_its_steps(tmp_path):
     assert same(whole.states, last.states)
     assert (tmp_path / "a/evaluations.csv").read_bytes() == (tmp_path / "b/evaluations.csv").read_bytes()
     assert json.loads((tmp_path / "b/config.json").read_text())["settings"]["steps"] == 240
+
+
+def test_a_run_on_pixels_grows_with_its_steps(tmp_path):
+    """Each frame is kept once, in a ring that a resumed run may find too small."""
+    config = dqn.Config(hidden_sizes=(8,), torso="mlp", batch_size=8, learning_starts=20, n_step=3)
+    options = {"env": "gridworld/FourRoomsPixels-v0", "seeds": 2, "num_envs": 2, "eval_episodes": 1, "eval_every": 80}
+    whole = train(dqn, settings(run_dir=str(tmp_path / "a"), **options, steps=240), config)
+    for steps in (80, 240):
+        last = train(dqn, settings(run_dir=str(tmp_path / "b"), resume=True, **options, steps=steps), config)
+    assert same(whole.states, last.states)
 
 
 def test_a_larger_ring_goes_on_after_the_youngest_row():
