@@ -43,7 +43,8 @@ class Agent(Protocol):
     # What only some agents have, functions like the others:
     #
     # An agent that learns from `replay.demonstrations` says so by `DEMONSTRATIONS = True`, or "optional" if it can go
-    # without.
+    # without. One whose values never stop says NEEDS_ABSORBING_STATES = True: demonstrations that terminate are refused
+    # unless there are absorbing states.
     #
     # An agent that drops experience (`replay.forget`), which is asked before each transition is stored:
     #   retain(config, replay, step) -> replay

@@ -49,7 +49,16 @@ def test_replay_and_matmul_benchmarks(tmp_path):
 def test_agents_are_timed_beside_sac(tmp_path):
     printed = script("benchmarks/cost.py", "--quick", f"--out={tmp_path / 'cost.json'}", cwd=tmp_path)
     record = json.loads((tmp_path / "cost.json").read_text())
-    assert set(record["steps_per_second"]) == {"sac", "dsac_t"} and "dsac_t" in printed
+    agents = {
+        "sac",
+        "dsac_t",
+        "sac, ring of 1M",
+        *(f"ailboost, {n}" for n in ("1 learner", "1 000 learners", "10 kept")),
+    }
+    assert set(record["steps_per_second"]) == agents and "dsac_t" in printed
+    assert (
+        set(record["time_per_step_over_sac"]) == {"sac", "dsac_t"} and record["ailboost"]["time_per_step_over_sac"] > 0
+    )
     assert record["time_per_step_over_sac"]["dsac_t"] > 0.0
 
 
@@ -57,6 +66,13 @@ def test_cost_is_relative_to_sac_within_rounds(monkeypatch):
     monkeypatch.syspath_prepend(str(EXPERIMENTS / "benchmarks"))
     rates = {"sac": [100.0, 200.0, 300.0], "other": [50.0, 50.0, 100.0]}
     assert module("benchmarks/cost.py").relative_time(rates) == {"sac": 1.0, "other": 3.0}
+
+
+def test_cost_of_ailboost_is_per_step_and_per_update(monkeypatch):
+    monkeypatch.syspath_prepend(str(EXPERIMENTS / "benchmarks"))
+    rates = {"sac, ring of 1M": [30.0], "ailboost, 1 learner": [20.0]}
+    rates |= {"ailboost, 1 000 learners": [10.0], "ailboost, 10 kept": [40.0]}
+    assert list(module("benchmarks/cost.py").ailboost_ratios(rates, 0.5).values()) == [1.5, 3.0, 2.0, 2.0]
 
 
 def test_ratios_are_taken_within_rounds():
