@@ -34,7 +34,7 @@ AILBOOST = {"1 learner": (1, 1_000), "1 000 learners": (1_000, 1_000), "10 kept"
 
 
 def ailboost_ratios(rates: dict[str, list[float]], updates_per_step: float) -> dict[str, float]:
-    """Medians over rounds of AILBoost's time per step over SAC's, per update too, and of its own arms' over another's."""
+    """Medians over rounds: AILBoost's time over SAC's, per step and per update, and of its own arms over another."""
 
     def ratio(slow: str, fast: str) -> float:
         return statistics.median(a / b for a, b in zip(rates[fast], rates[slow], strict=True))
