@@ -1,6 +1,6 @@
 """Training: loops, evaluation, checkpoints, run directories. `train` is the way in."""
 
-from offpolicy_jax.training.playback import restore, rollouts
+from offpolicy_jax.training.playback import greedy, restore, rollouts
 from offpolicy_jax.training.train import Result, Settings, train
 
-__all__ = ["Result", "Settings", "restore", "rollouts", "train"]
+__all__ = ["Result", "Settings", "greedy", "restore", "rollouts", "train"]
