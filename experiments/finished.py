@@ -11,6 +11,7 @@ from experiments.run import parse
 from offpolicy_jax.errors import UserError
 from offpolicy_jax.training import Settings, restore
 from offpolicy_jax.training.learner import Learner
+from offpolicy_jax.training.run_directory import RunDirectory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +45,8 @@ def open_run(run_dir: str, seed: Seed = "best") -> Finished:
 
     Raises UserError if there is no run, no such seed or no checkpoint.
     """
+    if RunDirectory(run_dir).read_config() is None:
+        raise UserError(f"there is no run in {run_dir}")
     name, settings, config, _ = parse(["--resume", f"--run-dir={run_dir}"])
     if isinstance(seed, int) and not 0 <= seed - settings.seed < settings.seeds:
         last = settings.seed + settings.seeds - 1

@@ -291,6 +291,8 @@ class _Gymnasium(_Single):
         if host_state.is_mujoco(inner):
             self.model, self.data = cast(Any, inner).model, cast(Any, inner).data
         self.frames_per_second = environment.metadata.get("render_fps", self.frames_per_second)
+        if pixels:
+            rendering.square_screen(inner)
         self._id, self._environment = id, environment
 
     @property

@@ -40,9 +40,18 @@ def gymnasium_options(id: str, pixels: int) -> dict[str, Any]:
     """What `gymnasium.make` has to be told so that an environment can be drawn. Raises UserError if it cannot be."""
     spec = gymnasium.registry.get(id)
     if spec is None or "mujoco" not in str(spec.entry_point):
+        if sys.platform.startswith("linux") and not {"DISPLAY", "WAYLAND_DISPLAY"} & set(os.environ):
+            os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame's, or it complains of having no display
         return {"render_mode": "rgb_array"}
     choose_opengl()
     return {"render_mode": "rgb_array", "width": pixels, "height": pixels}
+
+
+def square_screen(environment: Any) -> None:
+    """Give Gymnasium's in-graph pendulum a screen as large as what it draws, which its default cuts off."""
+    size = getattr(getattr(getattr(environment, "func_env", None), "default_params", None), "screen_dim", None)
+    if size is not None and environment.render_state is not None:
+        environment.render_state = environment.func_env.render_init(size, size)
 
 
 def missing(id: str, error: Exception) -> UserError:

@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import pathlib
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -154,9 +155,11 @@ def _write(path: pathlib.Path, frames: Iterator[np.ndarray], frames_per_second: 
         else:
             import imageio.v2
 
-            with imageio.v2.get_writer(aside, fps=frames_per_second, macro_block_size=2) as writer:
-                for frame in frames:
-                    writer.append_data(frame)  # type: ignore[attr-defined]
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message=r"os.fork\(\) was called")  # the child is ffmpeg at once
+                with imageio.v2.get_writer(aside, fps=frames_per_second, macro_block_size=2) as writer:
+                    for frame in frames:
+                        writer.append_data(frame)  # type: ignore[attr-defined]
         os.replace(aside, path)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
