@@ -78,7 +78,7 @@ class Viewer:
 
     def render(self) -> np.ndarray:
         """The picture, uint8 (pixels, pixels, 3)."""
-        return self._viewer.render("rgb_array", self._camera)
+        return np.asarray(self._viewer.render("rgb_array", self._camera))
 
     def close(self) -> None:
         """Free the OpenGL context."""
