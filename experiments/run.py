@@ -70,8 +70,8 @@ class Command:
     debug_nans: bool = False
     """Stop at the operation that first makes a NaN (slow)."""
     video: Literal["gif", "mp4"] | None = None
-    """Film an episode of the trained policy at the end (experiments/video.py films finished runs); gif is the
-    default."""
+    """Film an episode of the trained policy at the end; --video alone writes a GIF. experiments/video.py films finished
+    runs."""
 
 
 def parse(arguments: list[str]) -> tuple[str, Settings, Any, Command]:
