@@ -10,7 +10,7 @@ import sys
 
 import numpy as np
 
-from experiments.finished import open_run
+from experiments.open_run import open_run
 from offpolicy_jax import demonstrations, environments
 from offpolicy_jax.errors import UserError
 from offpolicy_jax.training import rollouts

@@ -10,7 +10,7 @@ import argparse
 import pathlib
 import sys
 
-from experiments.finished import Seed, open_run, seed_or_best
+from experiments.open_run import Seed, open_run, seed_or_best
 from offpolicy_jax.errors import UserError
 from offpolicy_jax.training import greedy
 from offpolicy_jax.training.video import check, check_drawing, film

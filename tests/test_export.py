@@ -13,7 +13,7 @@ import pytest
 
 from agents import sac
 from experiments import export as command
-from experiments.finished import open_run
+from experiments.open_run import open_run
 from offpolicy_jax import environments, export
 from offpolicy_jax.environments.spaces import to_space
 from offpolicy_jax.errors import UserError
