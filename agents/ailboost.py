@@ -7,11 +7,13 @@ Time after the warm-up goes in rounds of n = `learner_steps` and m = `training_s
     m steps of training by an off-policy agent, on rewards D and all the data in the replay, drawn uniformly
 
 The replay holds the learners' data, n transitions each, and behind them those of the training under way, which the next
-learner's overwrite. After the warm-up the first learner is an untrained policy, as in the released code. Observations
-are normalised, if at all, by today's moments, also for past learners.
+learner's overwrite. After the warm-up the first learner is an untrained policy, as in the released code. A learner goes
+on in the episode that training left (that code begins a new one); on the host the first of its n actions is the
+policy's before the last update. Observations are normalised, if at all, by today's moments, also for past learners.
 
 That code takes one gradient step for two environment steps (preset `released`; the paper one for each), bounds D by
-tanh (`bounded`), and evaluates an ensemble whose members are all the newest policy. Here the members are snapshots.
+tanh (`bounded`), and evaluates an ensemble whose members are all the newest policy. Here the members are snapshots; the
+mixture that is evaluated follows their greedy actions, while their data, and so d_T, come from sampled ones.
 """
 
 from dataclasses import replace
@@ -58,7 +60,8 @@ class Config:
     mdpo: MDPO = MDPO()
     """MDPO's, if it is the learner."""
     max_learners: int = struct.field(pytree_node=False, default=100)
-    """Learners whose policies and data are kept; the oldest stands for all before it (0.6 % with alpha 0.05)."""
+    """Learners whose policies and data are kept, which bounds the learner's replay too; the oldest stands for all that
+    came before it (0.6 % with alpha 0.05)."""
     learner_steps: int = struct.field(pytree_node=False, default=1_000)
     """n: environment steps of a seed that a learner acts for: of whole episodes, if it is a multiple of their length
     times --num-envs (as the warm-up and m must be, then)."""
@@ -94,6 +97,7 @@ PRESETS = {
     "paper": Config(sac=SAC(**_LARGE)),
     "released": Config(sac=SAC(gradient_steps=1, **_LARGE), bounded=True, rollout_length=2),
 }
+"""paper, released: without the action repeat of 2 and the 10 000 kept learners (--config.max-learners) of that code."""
 
 
 @struct.dataclass
@@ -139,6 +143,8 @@ def update(
         )
         metrics = jax.tree.map(jnp.mean, metrics)
         metrics["discriminator/kl_bound"] = 1.0 - metrics["discriminator/loss"]
+        weights = losses.learner_weights(config.max_learners, count, config.alpha)
+        metrics["discriminator/effective_learners"] = 1.0 / jnp.sum(jnp.square(weights))
         return replace(state, metrics=state.metrics | metrics)
 
     def train_learner(state):
@@ -157,7 +163,10 @@ def update(
 
 
 def retain(config: Config, replay: Replay, step: jax.Array) -> Replay:
-    """When a learner begins to act, what the warm-up or the training before it left is forgotten."""
+    """When a learner begins to act, what the warm-up or the training before it left is forgotten.
+
+    In a full ring, of trainings longer than n, the rows beyond n can be drawn until they are overwritten.
+    """
     since = step - config.learning_starts
     begins = (since >= 0) & (since % (config.learner_steps + config.training_steps) == 0)
     left = jnp.where(since == 0, config.learning_starts, config.training_steps) // replay.num_envs
@@ -170,7 +179,8 @@ def init(config: Config, spec: EnvironmentSpec, key: jax.Array) -> State:
     learner, discriminator, network, encoder = dac.begin(config, spec, key, config.bounded)
     replay, step = ring.init(1, example_transition(spec)), jnp.zeros((), jnp.int32)
     _, metrics = jax.eval_shape(lambda: agent.update(learner_config, learner, replay, step, key))
-    names = (*metrics, *(f"discriminator/{name}" for name in ("loss", "penalty", "margin", "kl_bound")))
+    own = ("loss", "penalty", "margin", "kl_bound", "effective_learners")
+    names = (*metrics, *(f"discriminator/{name}" for name in own))
     kept = config.max_learners + 1
     return State(
         learner=learner,

@@ -141,7 +141,8 @@ def gradient_step(
         "critic/q_mean": q_mean,
         "actor/loss": policy_value,
         "actor/entropy": -jnp.mean(log_prob),
-        "actor/divergence": jnp.mean(log_prob - reference_log_prob),  # of policy and reference: KL if that is the form
+        # Of policy and reference on the policy's actions: KL, or Tsallis' Bregman divergence up to a constant factor.
+        "actor/divergence": jnp.mean(log_prob - config.tsallis_q * reference_log_prob),
     }
     return state, metrics
 

@@ -3,7 +3,8 @@
 Order of one update, on one rollout: values and advantages, standardised over all of it; m full-batch steps of the
 policy on the mirror-descent objective, with pi_k the policy before them; then epochs of the values' minibatches with
 an optimiser of their own. t_k falls from 1 to 0 over the run; learning rates stay (the paper lists
-an annealed one, the public code keeps it). Actions are those of agents/ppo.py.
+an annealed one, the public code keeps it). Each optimiser clips its own gradient's norm; the public code clips the
+policy's alone, and its value loss has no factor 1/2. Actions are those of agents/ppo.py.
 """
 
 from dataclasses import replace

@@ -2,9 +2,11 @@
 
 One update is PPO's (agents/ppo.py), with the density of a mixture of K unsquashed Gaussians in the ratio. On every
 minibatch two more losses join: a critic Q(s, a) is regressed on the value targets A + V of the actions taken, and the
-gate on which expert's fresh sample Q likes best (L_frep; samples and Q are held fixed). As in the public code, the gate
-also gets PPO's own gradient, through the ratio. One global norm clips all gradients together. A mixture's entropy has
-no closed form, so there is no entropy bonus.
+gate on which expert's sample Q likes best (L_frep; samples and Q are held fixed, and one draw of noise serves all
+epochs). As in the public code, the gate also gets PPO's own gradient, through the ratio, and one global norm clips all
+gradients together. Not as in it: Q's squared error has a factor 1/2 (`critic_weight` = 2 undoes it) and Q has the
+networks' own layers instead of three of ReLU; the learning rate falls, and epochs end at `target_kl`. A mixture's
+entropy has no closed form, so there is no entropy bonus.
 """
 
 from dataclasses import replace

@@ -3,7 +3,9 @@
 Order of one update, on the last `buffer_batches` rollouts in time order: values, advantages and log pi_old at the
 current parameters, so that every ratio starts at 1; then epochs of shuffled minibatches, each a step on surrogate,
 value and entropy together, until KL(pi_old || pi) on a minibatch passes `target_kl`. Continuous actions are an
-unsquashed Gaussian's, clipped for the environment: the density is that of the sample before the clipping.
+unsquashed Gaussian's, clipped for the environment: the density is that of the sample before the clipping. Where
+observations are normalised, it is by the moments of the update, not those of the step: log pi_old is of the policy on
+the observations as they are learned from. On the host a rollout's first action is the policy's before the update.
 """
 
 from collections.abc import Callable

@@ -5,7 +5,7 @@ from the last b = `target.buffer_batches` batches as if they were on-policy; the
 moved away from the data that will still be there after the next m steps. References are those of the new target (the
 public code takes the old one in the update after a target's). Without behaviour updates this is PPO with a buffer, bit
 for bit; with the preset `ros` it is ROS by a step of Adam, as in the public codes, whose size is the learning rate
-whatever the gradient's. Gaussian means are not squashed, as they are in the public code for MuJoCo.
+whatever the gradient's. Gaussian means are not squashed; the public code for MuJoCo puts a tanh on them.
 """
 
 from typing import Any, Literal

@@ -118,7 +118,8 @@ PRESETS = {
         gradient_steps=4,
     )
 }
-"""paper: as released, for frames of 84 x 84 and a dataset (--demos); 133 million parameters."""
+"""paper: as released, for --env=ALE/<Game>-v5 --clip-rewards --atari.sticky-actions=0 and a dataset (--demos); 133
+million parameters."""
 
 
 @struct.dataclass

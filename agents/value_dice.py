@@ -4,7 +4,7 @@ One gradient step descends J (with a penalty on the slope of nu) and climbs it w
 parameters, as in the public code. That code makes five steps per environment step, regularises the actor's weights
 towards orthogonality, and standardises observations by the demonstrations (`--normalize-observations` does it by all
 that the policy met); the regularisation is left out. Values never stop here: where episodes terminate it needs
-`--absorbing-states`, which that code always has.
+`--absorbing-states` (that code appends ten absorbing transitions to such an episode, here it is one).
 """
 
 from dataclasses import replace
@@ -25,7 +25,7 @@ from offpolicy_jax.networks import Discriminator, Encoder, KernelInit, Params, T
 from offpolicy_jax.replay import Replay, sample, sample_demonstrations
 from offpolicy_jax.transition import EnvironmentSpec, PyTree, Transition, zeros
 
-DEMONSTRATIONS = True
+DEMONSTRATIONS, NEEDS_ABSORBING_STATES = True, True
 
 
 @struct.dataclass

@@ -16,7 +16,7 @@ import numpy as np
 
 import agents
 from offpolicy_jax.errors import UserError
-from offpolicy_jax.training import Settings, compilation, seeds, train
+from offpolicy_jax.training import Settings, compilation, read_finished, seeds, train
 
 RESULTS = pathlib.Path(__file__).resolve().parent / "results"
 
@@ -44,7 +44,28 @@ HOPPER = Settings(
     normalize_rewards=True,
 )
 CARTPOLE = Settings(env="phys2d/CartPole-v1", steps=150_000, seeds=5, num_envs=8, eval_every=7_680, eval_episodes=20)
+BREAKOUT = Settings(
+    env="minatar/Breakout-v0",
+    steps=1_000_000,
+    seeds=10,
+    seed=100,
+    num_envs=64,
+    eval_every=102_400,
+    eval_episodes=30,
+    checkpoint_every=1_000_000,  # the replay of ten seeds is a gigabyte
+)
 RUNS = {
+    "dqn_cartpole": Evidence(
+        "dqn",
+        # The preset was chosen on seeds 0 to 4 and 50 000 steps.
+        Settings(
+            env="phys2d/CartPole-v1", steps=75_000, seeds=10, seed=100, num_envs=8, eval_every=3_840, eval_episodes=20
+        ),
+        475,
+        "iqm",
+        preset="classic",
+    ),
+    "dqn_breakout": Evidence("dqn", BREAKOUT, 5, "mean", preset="minatar"),
     "sac_pendulum": Evidence("sac", PENDULUM, -200, "iqm"),
     "sac_half_cheetah": Evidence("sac", CHEETAH, 4_000, "mean"),
     "sac_cartpole_swingup": Evidence(
@@ -97,7 +118,8 @@ def record(name: str, run_dir: pathlib.Path, progress: bool = True) -> dict[str,
     agent = agents.load(run.agent)
     settings = dataclasses.replace(run.settings, run_dir=str(run_dir), resume=True, progress=progress)
     base = agent.PRESETS[run.preset] if run.preset else agent.Config()
-    result = train(agent, settings, dataclasses.replace(base, **run.config))
+    config = dataclasses.replace(base, **run.config)
+    result = read_finished(agent, settings, config) or train(agent, settings, config)
     if result.interrupted:
         raise UserError(f"interrupted: the same command goes on from the checkpoint in {run_dir}")
     value, steps, table = result.summary[run.statistic], np.unique(result.table["step"]), result.table

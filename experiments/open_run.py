@@ -1,9 +1,8 @@
 """A finished run, opened by its directory: what record.py, video.py and export.py begin with."""
 
 import argparse
-import csv
 import dataclasses
-import pathlib
+import math
 from typing import Any, Literal
 
 import agents
@@ -53,7 +52,7 @@ def open_run(run_dir: str, seed: Seed = "best") -> Finished:
         raise UserError(f"the run in {run_dir} has seeds {settings.seed} to {last}, not {seed}")
     agent = agents.load(name)
     learner, config = restore(agent, settings, config)
-    returns = _returns(pathlib.Path(run_dir) / "evaluations.csv", int(learner.step))
+    returns = _returns(RunDirectory(run_dir), int(learner.step))
     if not isinstance(seed, int):
         seed = max(returns, key=lambda s: returns[s]) if returns and seed == "best" else settings.seed
     return Finished(name, agent, settings, config, learner, seed, returns.get(seed))
@@ -68,11 +67,8 @@ def seed_or_best(text: str) -> Seed:
     return int(text)
 
 
-def _returns(path: pathlib.Path, step: int) -> dict[int, float]:
+def _returns(directory: RunDirectory, step: int) -> dict[int, float]:
     """Greedy return of each seed that had a finite one at the last evaluation up to a step."""
-    if not path.exists():
-        return {}
-    with open(path, newline="") as file:
-        rows = [(int(row["step"]), int(row["seed"]), row["return"]) for row in csv.DictReader(file)]
-    last = max((s for s, _, _ in rows if s <= step), default=None)
-    return {seed: float(value) for s, seed, value in rows if s == last and value not in ("", "inf", "-inf")}
+    rows = [row for row in directory.read("evaluations.csv") if row["step"] <= step]
+    last = max((row["step"] for row in rows), default=None)
+    return {int(row["seed"]): row["return"] for row in rows if row["step"] == last and math.isfinite(row["return"])}

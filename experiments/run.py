@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
         jax.config.update("jax_debug_nans", command.debug_nans)
         if command.video:  # what cannot be filmed is said before hours of training
             video.check(_film(settings, command))
-            video.check_drawing(settings.env)
+            video.check_drawing(settings.env, settings.atari)
         result = train(agents.load(name), settings, config)
     except UserError as error:
         print(f"run.py: {error}", file=sys.stderr)
@@ -118,7 +118,7 @@ def parse(arguments: list[str]) -> tuple[str, Settings, Any, Command]:
     defaults = {f.name: getattr(settings, f.name) for f in dataclasses.fields(Settings)}
     options, unknown = _tyro(Options, Options(**defaults), arguments)
     if unknown:
-        raise UserError(_unknown(unknown[0], Config, Options))
+        raise UserError(_unknown(unknown[0], Options))
     values = {f.name: getattr(options, f.name) for f in dataclasses.fields(Settings)}
     if values["demos"] and os.path.isdir(values["demos"]):
         values["demos"] = os.path.abspath(values["demos"])  # the run may go on from elsewhere
@@ -227,10 +227,9 @@ def _flags(config: Any, prefix: str) -> list[str]:
     return flags
 
 
-def _unknown(argument: str, config: Any, options: Any) -> str:
+def _unknown(argument: str, options: Any) -> str:
     flag = argument.split("=", 1)[0]
-    known = ["--" + f.name.replace("_", "-") for f in dataclasses.fields(options) if f.name != "config"]
-    known += _flags(config, "--config.")
+    known = [k if k.startswith("--config.") else k.replace("_", "-") for k in _flags(options, "--")]
     near = difflib.get_close_matches(flag.replace("-", "_"), [k.replace("-", "_") for k in known], n=3)
     names = [next(k for k in known if k.replace("-", "_") == n) for n in near]
     return f"unknown option {flag}" + (f": did you mean {' or '.join(names)}?" if names else ": see --help")

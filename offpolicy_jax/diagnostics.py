@@ -126,16 +126,33 @@ def dormant_units(features: jax.Array, threshold: float = 0.025) -> jax.Array:
     return jnp.mean(size <= threshold * jnp.mean(size))
 
 
-def linear_probe_error(features: jax.Array, targets: jax.Array, ridge: float = 1e-6) -> jax.Array:
+def feature_statistics(features: jax.Array) -> dict[str, jax.Array]:
+    """Both effective ranks, share of dormant units and mean norm of any agent's features (N, d), scalars.
+
+    Of `agent.features(config, state, observations)`, where the agent has them.
+    """
+    srank, rank = effective_rank(features)
+    norm = jnp.mean(jnp.linalg.norm(features, axis=1))
+    return {"srank": srank, "effective_rank": rank, "dormant": dormant_units(features), "norm": norm}
+
+
+def linear_probe_error(
+    features: jax.Array, targets: jax.Array, ridge: float = 1e-6, held_out: jax.Array | None = None
+) -> jax.Array:
     """Share of the variance of targets (N, k) that no linear function of features (N, d) and 1 explains, 1 - R^2, (k,).
 
-    By ridge regression on these rows, with `ridge` times the features' mean square.
+    By ridge regression, with `ridge` times the features' mean variance; 1 is free. With `held_out`, bool (N,), the fit
+    is on the other rows and the error on these.
     """
-    x = jnp.concatenate([features, jnp.ones((len(features), 1))], axis=1)
-    scale = jnp.mean(jnp.square(x)) * len(x)
-    weights = jnp.linalg.solve(x.T @ x + ridge * scale * jnp.eye(x.shape[1]), x.T @ targets)
-    residual = jnp.sum(jnp.square(targets - x @ weights), axis=0)
-    return residual / jnp.sum(jnp.square(targets - jnp.mean(targets, axis=0)), axis=0)
+    tested = jnp.ones(len(features), features.dtype) if held_out is None else held_out.astype(features.dtype)
+    fitted = tested if held_out is None else 1.0 - tested
+    mean = lambda x, rows: rows @ x / jnp.sum(rows)  # noqa: E731
+    x, y = features - mean(features, fitted), targets - mean(targets, fitted)
+    seen = x * fitted[:, None]
+    scale = jnp.sum(jnp.square(seen)) / x.shape[1]
+    weights = jnp.linalg.solve(seen.T @ seen + ridge * scale * jnp.eye(x.shape[1]), seen.T @ y)
+    residual = tested @ jnp.square(y - x @ weights)
+    return residual / (tested @ jnp.square(targets - mean(targets, tested)))
 
 
 def principal_cosines(a: jax.Array, b: jax.Array) -> jax.Array:

@@ -1,7 +1,8 @@
 """Running normalisation of observations and rewards, kept beside the replay so that every agent has it for nothing.
 
 Replay stores raw data; observations and rewards are normalised as they are read (sampled, acted on, evaluated) with
-the statistics of that moment. Observations become (o - mean) / std, rewards r / std of the discounted return.
+the statistics of that moment. Observations become (o - mean) / std, rewards r / std of the discounted return, or only
+their signs (Mnih et al. 2015, Atari).
 """
 
 import math
@@ -34,15 +35,26 @@ class Normalizer:
     discounted_return: Moments | None = None
     running_return: jax.Array | None = None  # float32, shape (E,)
     discount: jax.Array | None = None  # float32, shape ()
+    signs: bool = struct.field(pytree_node=False, default=False)  # of rewards, instead
 
 
-def init(example: Transition, num_envs: int, observations: bool, rewards: bool, discount: float = 0.99) -> Normalizer:
-    """Empty statistics for transitions like `example` (no batch axes)."""
+def init(
+    example: Transition,
+    num_envs: int,
+    observations: bool,
+    rewards: bool,
+    discount: float = 0.99,
+    clip_rewards: bool = False,
+) -> Normalizer:
+    """Empty statistics for transitions like `example` (no batch axes). Raises ValueError for rewards of both kinds."""
+    if rewards and clip_rewards:
+        raise ValueError("rewards are normalised or clipped, not both")
     return Normalizer(
         observation=_init_moments(_floats(example.observation)) if observations else None,
         discounted_return=_init_moments(jnp.zeros(())) if rewards else None,
         running_return=jnp.zeros(num_envs) if rewards else None,
         discount=jnp.asarray(discount, jnp.float32) if rewards else None,
+        signs=clip_rewards,
     )
 
 
@@ -86,7 +98,12 @@ def normalize_observation(normalizer: Normalizer | None, observation: PyTree) ->
 
 
 def normalize_reward(normalizer: Normalizer | None, reward: jax.Array) -> jax.Array:
-    """Reward in units of the running standard deviation of the discounted return, clipped to +-10; never shifted."""
+    """Reward in units of the running standard deviation of the discounted return, clipped to +-10; never shifted.
+
+    If rewards are clipped, its sign.
+    """
+    if normalizer is not None and normalizer.signs:
+        return jnp.sign(reward)
     if normalizer is None or normalizer.discounted_return is None:
         return reward
     moments = normalizer.discounted_return

@@ -6,9 +6,10 @@ slice update instead of becoming a scatter.
 
 The ring must never be copied. Inside a scan or loop: add first, then sample. At the top level: `add` in its own jitted
 call with the replay donated, then read it in another. Sampling costs O(batch), never O(capacity).
+
+Pixels are kept apart from the other leaves, each frame once: offpolicy_jax/frames.py.
 """
 
-import functools
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -17,9 +18,12 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from offpolicy_jax import frames as pixels
 from offpolicy_jax import normalization
+from offpolicy_jax.frames import Frames
 from offpolicy_jax.normalization import Normalizer
-from offpolicy_jax.transition import PyTree, Transition
+from offpolicy_jax.slices import write_rows
+from offpolicy_jax.transition import EnvironmentSpec, PyTree, Transition
 
 T = TypeVar("T")
 
@@ -28,12 +32,14 @@ T = TypeVar("T")
 class Replay:
     """A ring of transitions. Build it with `init`."""
 
-    storage: Transition  # leaves (rows, E, ...)
+    storage: Transition  # leaves (rows, E, ...); None in place of those that `frames` keeps
     position: jax.Array  # int32 (): the row that is written next
     size: jax.Array  # int32 (): rows that hold data
     normalizer: Normalizer | None = None
     rewarder: Callable[[Transition], jax.Array] | None = None  # see `relabel`
     demonstrations: Transition | None = None  # leaves (N, ...), of an expert; the same for all seeds
+    frames: Frames | None = None
+    clock: jax.Array | None = None  # int32 (), beside frames: rows that were ever written
 
     @property
     def rows(self) -> int:
@@ -51,7 +57,7 @@ class Replay:
         return self.rows * self.num_envs
 
 
-SEED_AXES: Any = Replay(storage=0, position=None, size=None, normalizer=0, demonstrations=None)  # type: ignore[arg-type]
+SEED_AXES: Any = Replay(storage=0, position=None, size=None, normalizer=0, frames=0)  # type: ignore[arg-type]
 """`in_axes` and `out_axes` of a replay under `vmap` over seeds."""
 
 
@@ -60,24 +66,31 @@ def init(
     example: Transition,
     num_envs: int = 1,
     *,
+    spec: EnvironmentSpec | None = None,
     normalize_observations: bool = False,
     normalize_rewards: bool = False,
     discount: float = 0.99,
+    clip_rewards: bool = False,
     demonstrations: Transition | None = None,
 ) -> Replay:
     """An empty ring for at least `capacity` transitions like `example` (no batch axes). Raises ValueError if < 1.
 
-    `demonstrations`, leaves (N, ...), are kept beside it for `sample_demonstrations`.
+    With a `spec`, the pixels of its observations are kept once per frame. `demonstrations`, leaves (N, ...), are kept
+    beside the ring for `sample_demonstrations`.
     """
     if capacity < 1 or num_envs < 1:
         raise ValueError(f"capacity and num_envs must be at least 1, not {capacity} and {num_envs}")
     rows = -(-capacity // num_envs)
-    storage = jax.tree.map(lambda x: jnp.zeros((rows, num_envs, *jnp.shape(x)), jnp.asarray(x).dtype), example)
+    frames = pixels.init(spec, rows, num_envs) if spec else None
+    stored = pixels.without(frames, example)
+    storage = jax.tree.map(lambda x: jnp.zeros((rows, num_envs, *jnp.shape(x)), jnp.asarray(x).dtype), stored)
     normalizer = None
-    if normalize_observations or normalize_rewards:
-        normalizer = normalization.init(example, num_envs, normalize_observations, normalize_rewards, discount)
+    if normalize_observations or normalize_rewards or clip_rewards:
+        normalize = normalize_observations, normalize_rewards
+        normalizer = normalization.init(example, num_envs, *normalize, discount, clip_rewards)
     position, size = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)  # two buffers, to be donated
-    return Replay(storage, position, size, normalizer, demonstrations=demonstrations)
+    clock = None if frames is None else jnp.zeros((), jnp.int32)
+    return Replay(storage, position, size, normalizer, demonstrations=demonstrations, frames=frames, clock=clock)
 
 
 def add(replay: Replay, transition: Transition) -> Replay:
@@ -86,12 +99,15 @@ def add(replay: Replay, transition: Transition) -> Replay:
     if not 1 <= added <= replay.rows:
         raise ValueError(f"cannot add {added} rows to a ring of {replay.rows}")
 
-    def write(i, storage):
+    def write(i, carry):
+        storage, frames = carry
         row = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, i, 1), transition)
         position = (replay.position + i) % replay.rows  # row by row, since a slice does not wrap
-        return write_rows(storage, row, position)
+        storage = write_rows(storage, pixels.without(frames, row), position)
+        return storage, frames and pixels.write(frames, row, replay.clock + i, position)
 
-    storage = write(0, replay.storage) if added == 1 else jax.lax.fori_loop(0, added, write, replay.storage)
+    carry = replay.storage, replay.frames
+    storage, frames = write(0, carry) if added == 1 else jax.lax.fori_loop(0, added, write, carry)
     normalizer = replay.normalizer and normalization.update(replay.normalizer, transition)
     return replace(
         replay,
@@ -99,22 +115,19 @@ def add(replay: Replay, transition: Transition) -> Replay:
         position=(replay.position + added) % replay.rows,
         size=jnp.minimum(replay.size + added, replay.rows),
         normalizer=normalizer,
+        frames=frames,
+        clock=None if replay.clock is None else replay.clock + added,
     )
-
-
-def write_rows(rows: T, new: T, position: jax.Array) -> T:
-    """A pytree with leaves (rows, ...) where `new`, leaves (n, ...), stands from `position` on; a slice update.
-
-    It stays one under `vmap` over seeds, as long as the position is shared.
-    """
-    return jax.tree.map(lambda old, x: _write(0)(old, x, position), rows, new)
 
 
 def forget(replay: Replay, rows: jax.Array | int) -> Replay:
     """Without the newest `rows` rows: what is added next takes their place. No data moves.
 
-    A full ring stays full, since what the forgotten rows had overwritten is gone: they can be drawn until then.
+    A full ring stays full, since what the forgotten rows had overwritten is gone: they can be drawn until then. Raises
+    ValueError for a ring that keeps frames once: the rows that are added next do not continue those before them.
     """
+    if replay.frames is not None:
+        raise ValueError("a ring that keeps frames once cannot forget: build it without spec")
     full = (replay.size == replay.rows) & (rows < replay.rows)
     return replace(
         replay,
@@ -171,20 +184,16 @@ def sample_n_step(
     """
     start = _draw(key, shape, (replay.size - (n - 1)) * replay.num_envs)
     oldest = jnp.where(replay.size == replay.rows, replay.position, 0) * replay.num_envs
-    steps = [_read(replay, (oldest + start + k * replay.num_envs) % replay.capacity) for k in range(n)]
-    result, weight = steps[0], jnp.broadcast_to(jnp.asarray(discount, jnp.float32), steps[0].reward.shape)
-    for step in steps[1:]:
-        ended = result.terminated | result.truncated
-        later = replace(
-            step,
-            observation=result.observation,
-            action=result.action,
-            reward=result.reward + weight * step.reward,
-            extras=result.extras,
-        )
-        result = jax.tree.map(lambda old, new, e=ended: jnp.where(_expand(e, old), old, new), result, later)
+    index = last = (oldest + start) % replay.capacity
+    first = step = _read(replay, index)
+    reward, weight = first.reward, jnp.broadcast_to(jnp.asarray(discount, jnp.float32), first.reward.shape)
+    for _ in range(n - 1):
+        ended = step.terminated | step.truncated
+        last = jnp.where(ended, last, (last + replay.num_envs) % replay.capacity)
+        step = _read(replay, last)  # XLA leaves out what is not used of it: observations
+        reward = jnp.where(ended, reward, reward + weight * step.reward)
         weight = jnp.where(ended, weight, weight * discount)
-    return result, weight
+    return replace(step, observation=first.observation, action=first.action, reward=reward, extras=first.extras), weight
 
 
 def scan_batches(
@@ -220,6 +229,7 @@ def chronological(replay: Replay) -> tuple[Transition, jax.Array]:
     """
     order = (replay.position - replay.size + jnp.arange(replay.rows)) % replay.rows
     transitions = jax.tree.map(lambda ring: ring[order], replay.storage)
+    transitions = _add_pixels(replay, transitions, order[:, None] * replay.num_envs + jnp.arange(replay.num_envs))
     mask = jnp.broadcast_to((jnp.arange(replay.rows) < replay.size)[:, None], (replay.rows, replay.num_envs))
     return _view(replay, transitions), mask
 
@@ -245,36 +255,17 @@ def _read(replay: Replay, index: jax.Array) -> Transition:
         flat = ring.reshape(-1, *ring.shape[2:])  # no copy: one axis of indices makes a faster gather than two
         return flat.at[index].get(mode="promise_in_bounds")
 
-    return _view(replay, jax.tree.map(gather, replay.storage))
+    return _view(replay, _add_pixels(replay, jax.tree.map(gather, replay.storage), index))
+
+
+def _add_pixels(replay: Replay, transition: Transition, index: jax.Array) -> Transition:
+    """The stored transitions at `index` with the leaves that are kept as frames."""
+    if replay.frames is None or replay.clock is None:
+        return transition
+    return pixels.read(replay.frames, transition, index, replay.clock, replay.position)
 
 
 def _view(replay: Replay, transition: Transition) -> Transition:
     """A stored transition as an agent sees it: normalised, and with the rewards of `relabel`."""
     transition = normalization.normalize(replay.normalizer, transition)
     return transition if replay.rewarder is None else replace(transition, reward=replay.rewarder(transition))
-
-
-def _expand(mask: jax.Array, like: PyTree) -> jax.Array:
-    return mask.reshape(mask.shape + (1,) * (like.ndim - mask.ndim))
-
-
-@functools.cache
-def _write(axis: int):
-    """`dynamic_update_slice` along `axis` that stays one under vmap (JAX's own batching rule makes it a scatter)."""
-
-    @jax.custom_batching.custom_vmap
-    def write(ring, rows, position):
-        return jax.lax.dynamic_update_slice_in_dim(ring, rows.astype(ring.dtype), position, axis)
-
-    @write.def_vmap
-    def _(axis_size, batched, ring, rows, position):
-        ring_batched, rows_batched, position_batched = batched
-        if position_batched:
-            raise ValueError("the replay's position is shared by all seeds: give it axis None (replay.SEED_AXES)")
-        if not ring_batched:
-            ring = jnp.broadcast_to(ring, (axis_size, *ring.shape))
-        if not rows_batched:
-            rows = jnp.broadcast_to(rows, (axis_size, *rows.shape))
-        return _write(axis + 1)(ring, rows, position), True
-
-    return write

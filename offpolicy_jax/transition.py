@@ -38,13 +38,15 @@ class Transition:
 class ArraySpec:
     """Shape and dtype of one array, without batch axes. `num_values` marks integers in [0, num_values).
 
-    `frames` > 1: the last axis stacks so many frames, oldest first, repeating an episode's first one at its beginning.
+    The last axis of pixels (uint8, three axes) stacks `frames` frames, oldest first, repeating an episode's first one
+    at its beginning, and the replay keeps each frame once. 0: it keeps them whole, for pixels that do not continue
+    each other in this way, or where an episode may break off without an ending, or be truncated before its time limit.
     """
 
     shape: tuple[int, ...]
     dtype: np.dtype
     num_values: int | None = None
-    frames: int = dataclasses.field(default=1, compare=False)  # a fact for the replay, which keeps each frame once
+    frames: int = dataclasses.field(default=1, compare=False)
 
     @property
     def width(self) -> int:

@@ -186,6 +186,27 @@ def test_the_linear_probe_explains_what_is_linear():
     targets = np.column_stack([features @ [1.0, -2.0, 0.5] + 7.0, RNG.normal(size=400)]).astype(np.float32)
     error = diagnostics.linear_probe_error(features, targets)
     assert error[0] < 1e-4 and 0.95 < error[1] <= 1.0
+    np.testing.assert_allclose(diagnostics.linear_probe_error(features + 100.0, targets), error, atol=1e-3)
+
+
+def test_a_probe_with_many_features_is_judged_on_rows_that_it_was_not_fitted_on():
+    features, targets = RNG.normal(size=(60, 30)).astype(np.float32), RNG.normal(size=(60, 1)).astype(np.float32)
+    held_out = np.arange(60) < 20
+    assert diagnostics.linear_probe_error(features, targets) < 0.8
+    error = diagnostics.linear_probe_error(features, targets, 1e-6, held_out)
+    w = np.linalg.lstsq(*(x[20:] - x[20:].mean(0) for x in (features, targets)), rcond=None)[0]
+    left = targets[:20] - targets[20:].mean(0) - (features[:20] - features[20:].mean(0)) @ w
+    expected = np.sum(left**2) / np.sum((targets[:20] - targets[:20].mean()) ** 2)
+    np.testing.assert_allclose(error, [expected], rtol=0.02)
+    assert expected > 1.0
+
+
+def test_statistics_of_features_are_those_of_their_parts():
+    features = np.array([[3.0, 4.0, 0.0], [6.0, 8.0, 0.0]], np.float32)
+    found = diagnostics.feature_statistics(features)
+    expected = {"srank": 1, "effective_rank": 1.0, "dormant": 1 / 3, "norm": 7.5}
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-5)
 
 
 def test_principal_cosines_compare_spans_and_not_bases():

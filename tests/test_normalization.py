@@ -162,3 +162,19 @@ def test_replay_stores_raw_data_and_reads_it_normalised():
     sums = np.where(ended[:-1], scaled[:-1], scaled[:-1] + 0.9 * scaled[1:]).ravel()
     gap = np.abs(np.asarray(batch.reward)[:, None] - sums[None]).min(1)
     assert gap.max() < 1e-3
+
+
+def test_clipped_rewards_are_signs_at_reading_alone():
+    transitions = stream()
+    transitions = transitions.replace(reward=np.round(3.0 * transitions.reward))
+    example = jax.tree.map(lambda x: x[0, 0], transitions)
+    replay = jax.jit(ring.add)(ring.init(T * E, example, E, clip_rewards=True), transitions)
+    np.testing.assert_array_equal(replay.storage.reward, transitions.reward)
+    assert len(np.unique(transitions.reward)) > 3
+    read, _ = ring.chronological(replay)
+    np.testing.assert_array_equal(read.reward, np.sign(transitions.reward))
+    np.testing.assert_array_equal(read.observation, transitions.observation)
+    batch, _ = ring.sample_n_step(replay, jax.random.key(0), 200, 2, 1.0)  # summed after clipping
+    assert set(np.unique(batch.reward)) <= {-2.0, -1.0, 0.0, 1.0, 2.0}
+    with pytest.raises(ValueError, match="not both"):
+        ring.init(4, example, clip_rewards=True, normalize_rewards=True)

@@ -1,12 +1,24 @@
-"""Statistics over seeds: hand tables, coverage, and agreement with SciPy."""
+"""Statistics over seeds: hand tables, coverage, agreement with SciPy, and with rliable to the last digits."""
 
 import math
 
 import numpy as np
 import pytest
+import rliable.library
+import rliable.metrics
 import scipy.stats
 
-from offpolicy_jax.statistics import difference_interval, interquartile_mean, stratified_bootstrap_interval
+from offpolicy_jax.statistics import (
+    aggregate_median,
+    difference_interval,
+    interquartile_mean,
+    optimality_gap,
+    performance_profile,
+    performance_profile_interval,
+    probability_of_improvement,
+    probability_of_improvement_interval,
+    stratified_bootstrap_interval,
+)
 
 TABLE = [  # scores, their interquartile mean
     ([7.0], 7.0),
@@ -130,3 +142,103 @@ def test_pairs_share_what_varies_between_them():
     assert interval == difference_interval(base - other, np.zeros(8))
     with pytest.raises(ValueError, match="8 and 7 scores are not pairs"):
         difference_interval(base, base[1:], paired=True)
+
+
+SCORES = np.array([[0.0, 1.0, 10.0], [2.0, 3.0, 50.0]])  # two seeds of three tasks
+
+
+def test_aggregates_of_a_hand_table():
+    assert aggregate_median(SCORES) == 2.0  # of the means over seeds, 1, 2 and 30
+    assert optimality_gap(SCORES / 4.0) == pytest.approx(1.0 - (0.0 + 0.25 + 1.0 + 0.5 + 0.75 + 1.0) / 6)
+    assert optimality_gap(SCORES, threshold=2.0) == pytest.approx(2.0 - (0 + 1 + 2 + 2 + 2 + 2) / 6)
+    batch = np.stack([SCORES, 2.0 * SCORES])
+    np.testing.assert_allclose(aggregate_median(batch, axis=(1, 2)), [2.0, 4.0])
+    np.testing.assert_allclose(optimality_gap(batch, axis=[1, 2]), [optimality_gap(SCORES), optimality_gap(2 * SCORES)])
+
+
+def test_performance_profile_of_a_hand_table():
+    np.testing.assert_allclose(performance_profile(SCORES, [-1.0, 0.0, 2.5, 50.0]), [1.0, 5 / 6, 0.5, 0.0])
+    low, high = performance_profile_interval([0.0, 10.0], [-1.0, 5.0, 10.0])
+    assert low.tolist() == [1.0, 0.0, 0.0] and high.tolist() == [1.0, 1.0, 0.0]  # two draws of two seeds
+    assert np.isnan(performance_profile_interval([[0.0, 10.0]], [5.0])).all()
+
+
+def test_probability_of_improvement_of_a_hand_table():
+    assert probability_of_improvement([1.0, 3.0], [2.0]) == 0.5
+    assert probability_of_improvement([2.0, 3.0], [2.0, 2.0]) == 0.75  # a tie counts as half
+    assert probability_of_improvement([[1.0, 5.0], [3.0, 6.0]], [[2.0, 0.0]]) == 0.75  # mean of 1/2 and 1
+    assert probability_of_improvement_interval([1.0, 3.0], [2.0, 2.0]) == (0.0, 1.0)
+    assert np.isnan(probability_of_improvement_interval([1.0, 3.0], [2.0])).all()
+    with pytest.raises(ValueError, match="2 and of 1 tasks"):
+        probability_of_improvement([[1.0, 5.0]], [1.0])
+    with pytest.raises(ValueError, match="not finite"):
+        probability_of_improvement([1.0, np.nan], [1.0])
+
+
+def test_tasks_are_strata_of_the_other_intervals():
+    """Seeds that all agree leave nothing to resample, however much tasks differ."""
+    levels = np.tile([0.0, 1.0, 5.0], (4, 1))
+    assert stratified_bootstrap_interval(levels, aggregate_median) == (1.0, 1.0)
+    assert stratified_bootstrap_interval(levels, optimality_gap) == pytest.approx((1 / 3, 1 / 3))
+    assert probability_of_improvement_interval(levels, levels[:3]) == (0.5, 0.5)
+    low, high = performance_profile_interval(levels, [0.5, 2.0])
+    np.testing.assert_allclose([low, high], [[2 / 3, 1 / 3]] * 2)
+
+
+# rliable draws by np.random.choice; here both draw the same numbers, so that they must agree exactly.
+RESAMPLES = 100
+X, Y = np.random.default_rng(5).normal(size=(7, 4)), np.random.default_rng(6).normal(0.5, size=(5, 4))
+TIED_X, TIED_Y = np.round(X), np.round(Y)
+
+
+@pytest.fixture
+def rliable_draws(monkeypatch):
+    """Let rliable draw what the default generator of this package draws for scores of these shapes."""
+
+    def prepare(*scores):
+        random = np.random.default_rng(0)
+        drawn = [random.integers(len(s), size=(RESAMPLES, *s.shape)) for s in scores]
+        following = (draw for resample in zip(*drawn, strict=True) for draw in resample)
+        monkeypatch.setattr(np.random, "choice", lambda *args, **options: next(following))
+
+    return prepare
+
+
+STATISTICS = [
+    (np.mean, rliable.metrics.aggregate_mean),
+    (aggregate_median, rliable.metrics.aggregate_median),
+    (interquartile_mean, rliable.metrics.aggregate_iqm),
+    (optimality_gap, rliable.metrics.aggregate_optimality_gap),
+]
+
+
+@pytest.mark.parametrize(("ours", "theirs"), STATISTICS)
+@pytest.mark.parametrize("scores", [X, Y, X[:3], X[:, :1], TIED_X])
+def test_aggregates_and_intervals_are_those_of_rliable(rliable_draws, ours, theirs, scores):
+    rliable_draws(scores)
+    point, interval = rliable.library.get_interval_estimates(
+        {"x": scores}, lambda s: np.array([theirs(s)]), reps=RESAMPLES
+    )
+    np.testing.assert_allclose(ours(scores), point["x"][0], rtol=1e-12)
+    mine = stratified_bootstrap_interval(scores, ours, resamples=RESAMPLES)
+    np.testing.assert_allclose(mine, interval["x"][:, 0], rtol=1e-12)
+
+
+def test_profiles_are_those_of_rliable(rliable_draws):
+    thresholds = np.linspace(-2.0, 2.0, 9)
+    rliable_draws(X)
+    point, interval = rliable.library.create_performance_profile({"x": X}, thresholds, reps=RESAMPLES)
+    np.testing.assert_allclose(performance_profile(X, thresholds), point["x"], rtol=1e-12)
+    mine = performance_profile_interval(X, thresholds, resamples=RESAMPLES)
+    np.testing.assert_allclose(mine, interval["x"], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(("x", "y"), [(X, Y), (Y, X), (TIED_X, TIED_Y), (X, X)])
+def test_probabilities_of_improvement_are_those_of_rliable(rliable_draws, x, y):
+    rliable_draws(x, y)
+    point, interval = rliable.library.get_interval_estimates(
+        {"x,y": [x, y]}, lambda a, b: np.array([rliable.metrics.probability_of_improvement(a, b)]), reps=RESAMPLES
+    )
+    np.testing.assert_allclose(probability_of_improvement(x, y), point["x,y"][0], rtol=1e-12)
+    mine = probability_of_improvement_interval(x, y, resamples=RESAMPLES)
+    np.testing.assert_allclose(mine, interval["x,y"][:, 0], rtol=1e-12)

@@ -49,7 +49,12 @@ def main() -> None:
             if args.purejaxrl:
                 checkout = f"--checkout={args.purejaxrl.resolve()}"
                 commands["purejaxrl"] = (*peer, "purejaxrl_ppo", f"--steps={steps}", f"--seeds={n}", checkout)
-        record[f"seeds_{n}"] = summary(side_by_side(commands, rounds, timeout=60))
+        rates = side_by_side(commands, rounds, timeout=60)
+        behind = {name: each for name, each in rates.items() if name != "ours"}
+        record[f"seeds_{n}"] = {
+            **summary({name: each for name, each in rates.items() if name != "ours, PROPS"}),
+            "props": summary({"ours": behind.pop("ours, PROPS"), **behind}),
+        }
     last = measure(sys.executable, "ours.py", "matmul", "--repeats=1")
     record |= {key: last[key] for key in ("versions", "commit", "machine")}
     args.out.write_text(json.dumps(record, indent=2) + "\n")

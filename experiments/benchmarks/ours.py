@@ -114,7 +114,13 @@ def ailboost(args: argparse.Namespace) -> dict[str, Any]:
     """Environment steps per second of one seed over whole rounds, all of them counted, late in a run."""
     agent = agents.load("ailboost")
     learner = agents.load("sac").Config()
-    config = agent.Config(sac=learner, max_learners=args.max_learners, learning_starts=LEARNING_STARTS)
+    config = agent.Config(
+        sac=learner,
+        max_learners=args.max_learners,
+        learner_steps=args.period,
+        training_steps=args.period,
+        learning_starts=LEARNING_STARTS,
+    )
     environment = environments.make(args.env)
     row = example_transition(environment.spec)
     expert = jax.tree.map(lambda x: np.ones((1_000, *x.shape), x.dtype), row)
@@ -246,6 +252,7 @@ def main() -> None:
     sub.add_argument("--env", default="phys2d/Pendulum-v0")
     sub.add_argument("--learners", type=int, default=1, help="learners before the clock starts")
     sub.add_argument("--max-learners", type=int, default=1_000)
+    sub.add_argument("--period", type=int, default=1_000, help="steps of acting, and of training, in a round")
     sub.add_argument("--rounds", type=int, default=1)
     sub = commands.add_parser("replay")
     sub.add_argument("--steps", type=int, default=10_000)

@@ -14,6 +14,7 @@ import json
 import math
 import pathlib
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,8 +22,8 @@ import numpy as np
 
 import agents
 from offpolicy_jax.errors import Diverged, UserError
-from offpolicy_jax.statistics import difference_interval
-from offpolicy_jax.training import Result, Settings, compilation, seeds, train
+from offpolicy_jax.statistics import difference_interval, interquartile_mean, stratified_bootstrap_interval
+from offpolicy_jax.training import Result, Settings, compilation, read_finished, seeds, train
 from offpolicy_jax.training.plots import comparison
 from offpolicy_jax.training.run_directory import provenance
 from offpolicy_jax.training.train import COLUMNS, VALUE_COLUMNS
@@ -66,16 +67,21 @@ class Claim:
         return self.name + f"_v{self.version}" * (self.version > 1)
 
 
-def run(claim: Claim, label: str, settings: Settings, root: pathlib.Path | None, **changes: Any) -> Result:
+def run(
+    claim: Claim, label: str, settings: Settings, root: pathlib.Path | None, states: bool = False, **changes: Any
+) -> Result:
     """Train one arm, or go on from its checkpoint under `root` (none are written without one).
 
-    If a seed diverges, the table is NaN and there are no states.
+    Unless `states` are asked for, an arm that is complete is read from its files. If a seed diverges, the table is NaN
+    and there are no states.
     """
     arm = claim.arms[label.split("/")[0]]
     if root is not None:
         settings = dataclasses.replace(settings, run_dir=str(root / label.replace("/", "-")), resume=True)
     print(f"{claim.name}: {label}", file=sys.stderr, flush=True)
     config = arm.build(**changes)
+    if not states and (complete := read_finished(agents.load(arm.agent), settings, config)):
+        return complete
     try:
         result = train(agents.load(arm.agent), settings, config)
     except Diverged as error:
@@ -89,17 +95,22 @@ def run(claim: Claim, label: str, settings: Settings, root: pathlib.Path | None,
 
 
 def protocol(root: pathlib.Path) -> dict[str, Any]:
-    """Settings, resolved configs, training seconds and commits of every arm under `root`."""
+    """Settings, resolved configs, training seconds, commits and machine of every arm under `root`."""
     arms = {}
     for path in sorted(root.glob("*/config.json")):
-        document = json.loads(path.read_text())
-        summary = path.parent / "summary.json"
-        seconds = json.loads(summary.read_text())["training_seconds"] if summary.exists() else None
+        document, summary = json.loads(path.read_text()), path.parent / "summary.json"
+        finished = json.loads(summary.read_text()) if summary.exists() else {}
         arms[path.parent.name] = {
             **{key: document[key] for key in ("settings", "resolved_config", "commits")},
-            "training_seconds": seconds,
+            **{key: finished.get(key) for key in ("training_seconds", "machine", "versions")},
         }
     return arms
+
+
+def trained_on(arms: dict[str, Any]) -> dict[str, Any]:
+    """Machine and versions that all arms were trained with; nothing if they differ, or if there are no arms."""
+    seen = [{key: arm[key] for key in ("machine", "versions")} for arm in arms.values() if arm["machine"]]
+    return seen[0] if seen and all(each == seen[0] for each in seen) else {}
 
 
 def effect(
@@ -154,6 +165,8 @@ def main(claim: Claim, document: str | None, measure: Callable[..., tuple[dict, 
         print(f"{claim.name}: {error}", file=sys.stderr)
         return 2
     if args.quick:
+        with tempfile.TemporaryDirectory() as scratch:
+            draw(pathlib.Path(scratch) / "figure.png")
         print(json.dumps({"quick": True, "measurements": measurements}))
         return 0
     record = {
@@ -169,8 +182,9 @@ def main(claim: Claim, document: str | None, measure: Callable[..., tuple[dict, 
         "arms": {label: dataclasses.asdict(arm) for label, arm in claim.arms.items()},
         "seeds": count,
         "command": f"python experiments/claims/{claim.name}.py" + f" --seeds={count}" * (count != claim.seeds),
-        "protocol": protocol(root) if root else {},
+        "protocol": (arms := protocol(root) if root else {}),
         **provenance(),
+        **trained_on(arms),
     }
     (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
     draw(RESULTS / f"{name}.png")
@@ -181,14 +195,28 @@ def main(claim: Claim, document: str | None, measure: Callable[..., tuple[dict, 
     return 0
 
 
-def draw_returns(panels: dict[str, Any]) -> Callable[[Any], None]:
-    """`draw(path)` of greedy returns over training, for the panels of `plots.comparison`; ten episodes each."""
+def summarize(scores: np.ndarray, decimals: int = 4) -> dict[str, Any]:
+    """IQM of seeds (S,), or of seeds and tasks (S, tasks), and its interval, as JSON; none where a seed diverged."""
+    whole = bool(np.isfinite(scores).all())
+    interval = stratified_bootstrap_interval(scores) if whole else (math.nan, math.nan)
+    numbers = (float(interquartile_mean(scores)) if whole else math.nan, *interval)
+    iqm, low, high = (round(x, decimals) if math.isfinite(x) else None for x in numbers)
+    return {"iqm": iqm, "iqm_interval_95": [low, high]}
+
+
+def as_list(scores: np.ndarray, decimals: int = 4) -> list[float | None]:
+    """Scores of seeds as JSON: None where one diverged."""
+    return [round(float(x), decimals) if math.isfinite(x) else None for x in scores]
+
+
+def draw_returns(panels: dict[str, Any], episodes: int = 10) -> Callable[[Any], None]:
+    """`draw(path)` of greedy returns over training, for the panels of `plots.comparison`."""
     return functools.partial(
         comparison,
         panels=panels,
         xlabel="Environment steps per seed",
         ylabel="Greedy return",
-        caption="Mean of 10 greedy episodes per evaluation and seed.",
+        caption=f"Mean of {episodes} greedy episodes per evaluation and seed.",
     )
 
 

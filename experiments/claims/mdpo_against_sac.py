@@ -5,10 +5,10 @@ divergence it is at least as good on every task.
 
 Fixed before running. Tasks: HalfCheetah-v5 and Hopper-v5, 100 000 steps (the paper: 1 M or more). Arms: SAC with its
 learned temperature; MDPO with KL, 1 / t_k = 0.3 on HalfCheetah and 0.8 on Hopper, lambda = 0.2, m = 1 000 (the paper's;
-Hopper's from memory, unverified); MDPO with m = 1, whose reference is the policy before each step. The paper's best q
-on both tasks is 1, so its Tsallis form is the KL form here. Held equal: seeds, steps, networks, learning rates,
-batches, sampled behaviour. Metric: greedy return averaged over the run, 10 evaluations of 10 episodes; 3 seeds.
-Confirmed if MDPO with m = 1 000 exceeds nine tenths of SAC's on both tasks.
+Hopper's from memory, unverified). The paper's best q on both tasks is 1 (Hopper's from memory), so its Tsallis form is
+the KL form here. Held equal: seeds, steps, networks, learning rates, batches, sampled behaviour. Metric: greedy return
+averaged over the run, 10 evaluations of 10 episodes; 3 seeds. Confirmed if MDPO exceeds nine tenths of SAC's on both
+tasks.
 
     python experiments/claims/mdpo_against_sac.py      (two hours on two cores; a stopped one goes on)
 """
@@ -16,7 +16,7 @@ Confirmed if MDPO with m = 1 000 exceeds nine tenths of SAC's on both tasks.
 import sys
 
 import numpy as np
-from common import Arm, Claim, draw_returns, effect, main, run
+from common import Arm, Claim, as_list, draw_returns, effect, main, run
 
 from offpolicy_jax.training import Settings
 
@@ -32,7 +32,6 @@ CLAIM = Claim(
     arms={
         "SAC": Arm("sac"),
         "MDPO, m = 1 000": Arm("mdpo"),
-        "MDPO, m = 1": Arm("mdpo", {"reference_interval": 1}),
     },
     seeds=3,
 )
@@ -53,12 +52,10 @@ def measure(seeds, quick, root):
             area[label] = curve.mean(axis=0)
             panels[task][label] = (np.unique(table["step"]), curve)
             measurements[f"{label}, {task}"] = {
-                "mean_over_run": area[label].round(1).tolist(),
-                "final_return": curve[-1].round(1).tolist(),
+                "mean_over_run": as_list(area[label], 1),
+                "final_return": as_list(curve[-1], 1),
             }
         effects.append(effect(f"MDPO minus 0.9 x SAC, {task}", area["MDPO, m = 1 000"], 0.9 * area["SAC"]))
-        interval = effect(f"m = 1 000 minus m = 1, {task}", area["MDPO, m = 1 000"], area["MDPO, m = 1"])
-        effects.append(interval | {"decides": False})
     return measurements, effects, draw_returns(panels)
 
 

@@ -124,7 +124,7 @@ def measure(seeds, quick, root):
     )
     coverage, reward, apart, curves = {}, {}, {}, {}
     for label, arm in CLAIM.arms.items():
-        result = run(CLAIM, label, settings, root)
+        result = run(CLAIM, label, settings, root, states=True)
         coverage[label] = reward[label] = apart[label] = np.full(seeds, np.nan)  # as it stays if a seed diverged
         if result.states is not None:
             coverage[label], reward[label] = coverage_and_reward(agents.load(arm.agent), arm.build(), result.states)

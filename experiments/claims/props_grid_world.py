@@ -67,7 +67,7 @@ def measure(seeds, quick, root):
         panels[title] = {}
         for label, arm in CLAIM.arms.items():
             print(f"{CLAIM.name}: {label}, {title}", file=sys.stderr, flush=True)
-            run = Collection("props", arm.build(), "claims/GridWorld", seeds, N, target)
+            run = Collection(arm.build(), "claims/GridWorld", seeds, N, target)
             errors = []
             for _ in range(4 if quick else POINTS):
                 run.advance(total // (4 if quick else POINTS))

@@ -74,7 +74,7 @@ def on_policy_errors(target: ppo.State, before: ppo.State, key: jax.Array) -> ja
 def measure(seeds, quick, root):
     """Both errors at every eighth batch."""
     batches = EVERY if quick else BATCHES
-    run = Collection("props", CLAIM.arms["PROPS"].build(), TASK, seeds, BATCHES * N)
+    run = Collection(CLAIM.arms["PROPS"].build(), TASK, seeds, BATCHES * N)
     before = target = parameters.copy(run.target)
     steps, errors = [], {"PROPS": [], "on-policy": []}
     for batch in range(1, batches + 1):

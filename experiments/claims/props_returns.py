@@ -19,10 +19,9 @@ import sys
 from typing import Any
 
 import numpy as np
-from common import Arm, Claim, draw_returns, effect, main, run
+from common import Arm, Claim, as_list, draw_returns, effect, main, run, summarize
 
 from agents import ppo
-from offpolicy_jax.statistics import interquartile_mean, stratified_bootstrap_interval
 from offpolicy_jax.training import Settings
 
 PPO: dict[str, Any] = {"learning_rate": 1e-3, "entropy_weight": 0.01}
@@ -74,10 +73,9 @@ def measure(seeds, quick, root):
             area[label] = curve.mean(axis=0)
             panels[task][label] = (np.unique(table["step"]), curve)
             measurements[f"{label}, {task}"] = {
-                "mean_over_run": area[label].round(1).tolist(),
-                "final_return": curve[-1].round(1).tolist(),
-                "final_iqm": float(interquartile_mean(curve[-1]).round(1)),
-                "final_iqm_interval_95": np.round(stratified_bootstrap_interval(curve[-1]), 1).tolist(),
+                "mean_over_run": as_list(area[label], 1),
+                "final_return": as_list(curve[-1], 1),
+                **{f"final_{name}": value for name, value in summarize(curve[-1], 1).items()},
             }
         effects += [
             effect(f"mean return over the run of PROPS minus {other}, {task}", area["PROPS"], area[other])

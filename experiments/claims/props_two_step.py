@@ -88,7 +88,7 @@ def measure(seeds, quick, root):
         print(f"{CLAIM.name}: {label}", file=sys.stderr, flush=True)
         config = arm.build()
         n = config.target.rollout_length
-        run, curve = Collection("props", config, "claims/TwoStep", seeds, updates * n, start(seeds)), []
+        run, curve = Collection(config, "claims/TwoStep", seeds, updates * n, start(seeds)), []
         for _ in range(points):
             run.advance(updates // points * n)
             curve.append(greedy_return(run.target.parameters["policy"]))

@@ -7,8 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-import agents
-from agents import ppo
+from agents import ppo, props
 from offpolicy_jax import environments, parameters
 from offpolicy_jax.diagnostics import last_layers, sampling_error, tabular_sampling_error
 from offpolicy_jax.environments import Step
@@ -74,15 +73,15 @@ environments.register("claims/TwoStep", lambda num_envs: TwoStep())
 
 
 class Collection:
-    """A run of PROPS or PPO on one environment per seed, to be advanced in pieces and looked at between them."""
+    """A run of PROPS on one environment per seed, to be advanced in pieces and looked at between them."""
 
-    def __init__(self, agent: str, config: Any, env: str, num_seeds: int, steps: int, target: Params | None = None):
-        """`target` (seed axis on every leaf) takes the place of the first target policy of PROPS."""
+    def __init__(self, config: props.Config, env: str, num_seeds: int, steps: int, target: Params | None = None):
+        """`target` (seed axis on every leaf) takes the place of the first target policy."""
         environment = environments.make(env, num_seeds)
         config = resolve(config, environment.spec, steps)
         traced = jax.tree.map(lambda x: np.asarray(x, np.float32), config)
         loop = in_graph.Loop if environments.is_in_graph(environment) else host.Loop
-        self.loop: Any = loop(agents.load(agent), environment, traced, num_seeds, 1)  # type: ignore[arg-type]
+        self.loop: Any = loop(props, environment, traced, num_seeds, 1)  # type: ignore[arg-type]
         self.carry = self.loop.start(seeds.keys(0, num_seeds), np.arange(num_seeds))
         if target is not None:
             self._replace(target)
@@ -106,8 +105,7 @@ class Collection:
     @property
     def target(self) -> Any:
         """PPO's state, of all seeds."""
-        state = self.carry.learner.agent
-        return getattr(state, "target", state)
+        return self.carry.learner.agent.target
 
 
 @jax.jit

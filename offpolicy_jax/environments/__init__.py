@@ -10,6 +10,8 @@ from offpolicy_jax.errors import UserError
 if TYPE_CHECKING:
     from typing_extensions import TypeIs
 
+    from offpolicy_jax.environments.atari import Conventions
+
 # The backends are imported inside the functions: in-graph work must not load MuJoCo, nor `import offpolicy_jax` either.
 
 __all__ = [
@@ -33,8 +35,10 @@ def register(id: str, constructor: Callable[[int], Environment]) -> None:
     _constructors[id] = constructor
 
 
-def make(id: str, num_envs: int = 1) -> Environment:
+def make(id: str, num_envs: int = 1, atari: "Conventions | None" = None) -> Environment:
     """Build an environment. `num_envs` is the size of a host environment; in-graph ones are vmapped by their driver.
+
+    `atari`: how the games of `ALE/<Game>-v5` are played, if not by the defaults of `environments.atari`.
 
     Raises UserError for an unknown id (naming the nearest known ones) and for unsupported spaces.
     """
@@ -47,6 +51,16 @@ def make(id: str, num_envs: int = 1) -> Environment:
 
         if id in four_rooms.IDS:
             return four_rooms.IDS[id]
+    if id.startswith("minatar/"):
+        from offpolicy_jax.environments import breakout
+
+        if id in breakout.IDS:
+            return breakout.IDS[id]
+    if id.startswith("ALE/"):
+        from offpolicy_jax.environments import atari as games
+
+        if not (known := games.known_atari_ids()) or id in known:
+            return games.make_atari(id, num_envs, atari or games.DOPAMINE)
     if id in _in_graph_ids():
         from offpolicy_jax.environments import in_graph
 
@@ -80,9 +94,10 @@ def is_in_graph(environment: Environment) -> "TypeIs[InGraphEnvironment]":
 
 def known_ids() -> list[str]:
     """All ids that `make` knows, sorted: Gymnasium's registry, the host backend's own, and registered constructors."""
-    from offpolicy_jax.environments import four_rooms, host
+    from offpolicy_jax.environments import atari, breakout, four_rooms, host
 
-    return sorted({*_in_graph_ids(), *four_rooms.IDS, *host.known_host_ids(), *_constructors})
+    ids = {*_in_graph_ids(), *four_rooms.IDS, *breakout.IDS, *atari.known_atari_ids(), *_constructors}
+    return sorted(ids | set(host.known_host_ids()))
 
 
 def _in_graph_ids() -> list[str]:

@@ -25,7 +25,8 @@ from offpolicy_jax.transition import ArraySpec, EnvironmentSpec, PyTree
 
 def spec_with_absorbing(spec: EnvironmentSpec) -> EnvironmentSpec:
     """The spec of an environment with absorbing states. Episodes last one step longer where they terminate."""
-    observation = {"absorbing": ArraySpec((1,), np.dtype(np.float32)), "observation": spec.observation}
+    whole = jax.tree.map(lambda leaf: replace(leaf, frames=0), spec.observation)  # zeros follow pixels, and end early
+    observation = {"absorbing": ArraySpec((1,), np.dtype(np.float32)), "observation": whole}
     limit = spec.max_episode_steps
     return replace(spec, observation=observation, max_episode_steps=None if limit is None else limit + 1)
 

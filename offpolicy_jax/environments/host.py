@@ -10,6 +10,7 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any, cast
 
 import gymnasium
@@ -77,19 +78,24 @@ class LoopedEnvironment:
     ended, `Step.observation` and `Step.next_observation` are the same object.
 
     A resumed run continues its episodes bit for bit for MuJoCo (Gymnasium's and dm_control's) and for environments
-    whose state is plain numbers and arrays (classic control, toy text). Others (Box2D, Atari) cannot be captured: there
-    `set_state` restores the random generators and starts new episodes. `exact_resume` tells which.
+    whose state is plain numbers and arrays (classic control, toy text), and for Atari. Others (Box2D) cannot be
+    captured: there `set_state` restores the random generators and starts new episodes. `exact_resume` tells which.
     """
 
     observation: PyTree
     """The observation to act on next, as returned last."""
 
-    def __init__(self, id: str, environments: list["_Single"], max_episode_steps: int | None = None) -> None:
+    def __init__(self, id: str, environments: list["Single"], max_episode_steps: int | None = None) -> None:
         first = environments[0]
         self.num_envs = len(environments)
+        observation = observation_spec(id, first.observation_space)
+        if any(leaf.dtype == np.uint8 for leaf in jax.tree.leaves(observation)):
+            frames = first.frames if first.get_state()[1] else 0  # a resumed run would break episodes off
+            observation = jax.tree.map(lambda leaf: replace(leaf, frames=frames), observation)
+        self._uncut = any(leaf.frames for leaf in jax.tree.leaves(observation) if leaf.dtype == np.uint8)
         self.spec = EnvironmentSpec(
             id=id,
-            observation=observation_spec(id, first.observation_space),
+            observation=observation,
             action=action_spec(id, first.action_space),
             max_episode_steps=max_episode_steps or first.max_episode_steps,
         )
@@ -150,6 +156,10 @@ class LoopedEnvironment:
             elif cut or elapsed[i] >= limit:
                 truncated[i] = True
                 ended.append(i)
+                if self._uncut and elapsed[i] < limit < math.inf:
+                    raise UserError(
+                        f"{self.spec.id} was truncated after {elapsed[i]} steps, before its limit of {limit}"
+                    )
         next_observation = self.observation = jax.tree.unflatten(self._structure, buffers)
         if ended:
             buffers = [buffer.copy() for buffer in buffers]
@@ -227,12 +237,13 @@ class LoopedEnvironment:
         self._elapsed[i] = 0
 
 
-class _Single:
+class Single:
     """One environment of a backend: what the loop and the saving need of it."""
 
     observation_space: spaces.Space
     action_space: spaces.Space
     max_episode_steps: int | None = None
+    frames: int = 1  # that the last axis of pixels stacks
     step: Callable[[Any], tuple[Any, Any, bool, bool, Any]]  # observation, reward, terminated, truncated, ignored
     model: Any = None  # of MuJoCo, if the state is in there
     data: Any = None
@@ -269,7 +280,7 @@ class _Single:
                 host_state.set_attributes(layer, attributes)
 
 
-class _Gymnasium(_Single):
+class _Gymnasium(Single):
     def __init__(self, id: str, pixels: int | None = None) -> None:
         options = rendering.gymnasium_options(id, pixels) if pixels else {}
         try:
@@ -312,7 +323,7 @@ class _Gymnasium(_Single):
         self._environment.close()
 
 
-class _Suite(_Single):
+class _Suite(Single):
     def __init__(self, id: str, pixels: int | None = None) -> None:
         match = re.fullmatch(r"dm_control/(\w+)-(\w+)-v0", id)
         try:

@@ -10,9 +10,9 @@ so that D comes nearer to what theta would do in the states of D. Every m steps 
     sampling error  E_D[ log pi_MLE(a|s) - log pi_theta(a|s) ],                 pi_MLE the likeliest policy given D
 
 L_clip is PPO's surrogate with advantage -1 everywhere: an action seen loses at most a factor 1 - eps. At phi = theta
-its gradient is ROS's, which lowers the likelihood of D (one public code raises it: the sign is a mistake there). Both
-public codes take that step by Adam. They average the Gaussian KL over the A action dimensions; here they add up, so
-their lambda is A times the one here.
+its gradient is ROS's, which lowers the likelihood of D (the older public code raises it: the sign is a mistake there).
+Both public codes take that step by Adam. The older one averages the Gaussian KL over the A action dimensions; here they
+add up, so its lambda is A times the one here.
 Sampling error is a diagnostic: offpolicy_jax/diagnostics.py.
 """
 

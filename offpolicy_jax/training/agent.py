@@ -43,7 +43,8 @@ class Agent(Protocol):
     # What only some agents have, functions like the others:
     #
     # An agent that learns from `replay.demonstrations` says so by `DEMONSTRATIONS = True`, or "optional" if it can go
-    # without.
+    # without. One whose values never stop says NEEDS_ABSORBING_STATES = True: demonstrations that terminate are refused
+    # unless there are absorbing states.
     #
     # An agent that drops experience (`replay.forget`), which is asked before each transition is stored:
     #   retain(config, replay, step) -> replay
@@ -51,6 +52,10 @@ class Agent(Protocol):
     # An agent that is a mixture of policies, each followed for a whole episode; row e of E is episode e of an
     # evaluation, and the same policy acts in it from its beginning to its end:
     #   mixture_policy(config, state, observation) -> action
+    #
+    # An agent with features phi that its values are linear in, for `diagnostics.feature_statistics` and
+    # `diagnostics.linear_probe_error`:
+    #   features(config, state, observation) -> phi                           (B, F)
     #
     # An agent whose values can be held against returns (`Settings.value_bias`):
     #   predict(config, state, observation, key) -> action, value, bonus      leaves (E, ...), (E,), (E,)

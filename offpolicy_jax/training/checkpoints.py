@@ -20,11 +20,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from offpolicy_jax import frames as pixels
 from offpolicy_jax.errors import UserError
 from offpolicy_jax.transition import PyTree
 
 KEEP = 2
-_STORAGE, _SIZE, _POSITION = (f".learner.replay.{name}" for name in ("storage", "size", "position"))
+_SIZE, _POSITION, _CLOCK = (f".learner.replay.{name}" for name in ("size", "position", "clock"))
+_ROWS, _IMAGES = (".learner.replay.storage", ".learner.replay.frames.ages"), ".learner.replay.frames.images"
 
 
 def save(
@@ -123,7 +125,9 @@ def _trim(carry: Any) -> Any:
     replay = carry.learner.replay
     size = int(replay.size)
     storage = jax.tree.map(lambda x: np.asarray(x)[:, :size], replay.storage)
-    return replace(carry, learner=replace(carry.learner, replay=replace(replay, storage=storage)))
+    frames = replay.frames and pixels.filled(replay.frames, int(replay.clock))
+    replay = replace(replay, storage=storage, frames=frames)
+    return replace(carry, learner=replace(carry.learner, replay=replay))
 
 
 def _flatten(tree: PyTree) -> dict[str, np.ndarray]:
@@ -145,7 +149,9 @@ def _unflatten(stored: dict[str, np.ndarray], rows: int, like: Any, mismatch: st
         value = np.asarray(stored[name])
         if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
             return jax.random.wrap_key_data(jnp.asarray(value))
-        if name.startswith(_STORAGE):
+        if name.startswith(_IMAGES):
+            value = pixels.moved(value, rows, int(stored[_CLOCK]), like.learner.replay.frames)
+        if name.startswith(_ROWS):
             if value.shape[:1] + value.shape[2:] != x.shape[:1] + x.shape[2:] or size > x.shape[1]:
                 raise UserError(mismatch)
             ring = np.zeros(x.shape, x.dtype)

@@ -20,7 +20,8 @@ from offpolicy_jax.transition import PyTree
 
 Policy = Callable[[Any, Any, PyTree], jax.Array]
 
-_SEED = 2**30  # far from the seeds that people train with
+SEED = 2**30
+"""The first seed of evaluation episodes, far from those that people train with."""
 UNLIMITED_EPISODE_STEPS = 1_000
 """Evaluation episodes are cut here in environments that have no time limit: a greedy policy may never end one."""
 
@@ -43,7 +44,7 @@ def in_graph(policy: Policy, environment: InGraphEnvironment, config: Any, num_s
             alive, lengths = carry[2], carry[4]
             return jnp.any(alive & (lengths < _limit(environment)))
 
-        env_state, observation = jax.vmap(environment.reset)(jax.random.split(jax.random.key(_SEED), episodes))
+        env_state, observation = jax.vmap(environment.reset)(jax.random.split(jax.random.key(SEED), episodes))
         alive = jnp.ones(episodes, bool)
         carry = (env_state, observation, alive, jnp.zeros(episodes), jnp.zeros(episodes, jnp.int32))
         return jax.lax.while_loop(unfinished, step, carry)[3:]
@@ -70,7 +71,7 @@ def host(policy: Policy, environment: HostEnvironment, config: Any, num_seeds: i
     split = functools.partial(jax.tree.map, lambda x: x.reshape(*shape, *x.shape[1:]))
 
     def run(learner: Learner) -> tuple[np.ndarray, np.ndarray]:
-        observation = split(environment.reset(np.tile(_SEED + np.arange(episodes), num_seeds)))
+        observation = split(environment.reset(np.tile(SEED + np.arange(episodes), num_seeds)))
         alive, returns, lengths = np.ones(shape, bool), np.zeros(shape), np.zeros(shape, int)
         while (alive & (lengths < _limit(environment))).any():
             action = np.asarray(compiled(config, learner.agent, learner.replay.normalizer, observation))
@@ -98,7 +99,7 @@ def value_bias_in_graph(
             reward = normalize_reward(normalizer, out.reward)
             return (env_state, out.observation), (value, reward, bonus, out.terminated, ended)
 
-        begun = jax.vmap(environment.reset)(jax.random.split(jax.random.key(_SEED), episodes))
+        begun = jax.vmap(environment.reset)(jax.random.split(jax.random.key(SEED), episodes))
         return jax.lax.scan(step, begun, _action_keys(environment))[1]
 
     axes = seed_axis.config_axes(config)
@@ -125,7 +126,7 @@ def value_bias_host(agent: Any, environment: HostEnvironment, config: Any, num_s
 
     def run(learner: Learner) -> tuple[np.ndarray, np.ndarray]:
         normalizer, taken = learner.replay.normalizer, []
-        observation = split(environment.reset(np.tile(_SEED + np.arange(episodes), num_seeds)))
+        observation = split(environment.reset(np.tile(SEED + np.arange(episodes), num_seeds)))
         alive = np.ones(shape, bool)
         for key in _action_keys(environment):
             action, value, bonus = map(np.asarray, compiled(config, learner.agent, normalizer, observation, key))
@@ -145,7 +146,7 @@ def value_bias_host(agent: Any, environment: HostEnvironment, config: Any, num_s
 
 def _action_keys(environment: InGraphEnvironment | HostEnvironment) -> jax.Array:
     """A key per step, apart from those of the resets."""
-    return jax.random.split(jax.random.fold_in(jax.random.key(_SEED), 1), _limit(environment))
+    return jax.random.split(jax.random.fold_in(jax.random.key(SEED), 1), _limit(environment))
 
 
 def _bias(config: Any, value, reward, bonus, terminated, ended) -> tuple[np.ndarray, np.ndarray]:

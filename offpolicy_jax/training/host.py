@@ -51,6 +51,7 @@ class Loop:
         normalize_observations: bool = False,
         normalize_rewards: bool = False,
         demonstrations: Transition | None = None,
+        clip_rewards: bool = False,
     ):
         self.mesh = seed_axis.mesh(num_seeds)
         self.iteration_steps = config.rollout_length * num_envs
@@ -64,8 +65,8 @@ class Loop:
         self._demonstrations = seed_axis.place(demonstrations, None, self.mesh)
 
         def start(config, key, demonstrations):
-            normalize = normalize_observations, normalize_rewards
-            return learning.start(agent, config, environment.spec, key, num_envs, *normalize, demonstrations)
+            normalize, spec = (normalize_observations, normalize_rewards), environment.spec
+            return learning.start(agent, config, spec, key, num_envs, *normalize, demonstrations, clip_rewards)
 
         def act(config, state, normalizer, keys, step, observation):
             return learning.act(agent, config, state, normalizer, keys, step, observation)
@@ -134,7 +135,7 @@ class Loop:
     def load(self, carry: Carry, host: dict[str, np.ndarray]) -> Carry:
         """A carry as it was saved, with the environments put back where they were.
 
-        Environments that cannot be saved exactly (Box2D, Atari) start new episodes, with a warning.
+        Environments that cannot be saved exactly (Box2D) start new episodes, with a warning.
         """
         self._environment.set_state(host)
         learner = seed_axis.place(carry.learner, learning.AXES, self.mesh)

@@ -104,6 +104,7 @@ class Loop:
         normalize_observations: bool = False,
         normalize_rewards: bool = False,
         demonstrations: Transition | None = None,
+        clip_rewards: bool = False,
     ):
         self.mesh = seed_axis.mesh(num_seeds)
         self.iteration_steps = config.rollout_length * num_envs
@@ -113,8 +114,8 @@ class Loop:
         self._demonstrations = seed_axis.place(demonstrations, None, self.mesh)
 
         def begin(config, key, demonstrations):
-            normalize = normalize_observations, normalize_rewards
-            learner = learning.start(agent, config, environment.spec, key, num_envs, *normalize, demonstrations)
+            normalize, spec = (normalize_observations, normalize_rewards), environment.spec
+            learner = learning.start(agent, config, spec, key, num_envs, *normalize, demonstrations, clip_rewards)
             state, observation = jax.vmap(environment.reset)(learning.reset_keys(key, num_envs))
             nothing = jnp.zeros(num_envs)
             return Carry(learner, state, observation, nothing, nothing.astype(jnp.int32), jnp.zeros(3))

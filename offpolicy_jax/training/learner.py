@@ -57,6 +57,7 @@ def start(
     normalize_observations: bool,
     normalize_rewards: bool,
     demonstrations: Transition | None = None,
+    clip_rewards: bool = False,
 ) -> Learner:
     """One seed's learner before its first step."""
     state = agent.init(config, spec, jax.random.fold_in(key, _INIT))
@@ -69,9 +70,11 @@ def start(
         config.buffer_length * num_envs if on_policy else config.replay_capacity,
         example_transition(spec, extras),
         num_envs,
+        spec=None if hasattr(agent, "retain") else spec,  # a ring that forgets keeps pixels whole
         normalize_observations=normalize_observations,
         normalize_rewards=normalize_rewards,
         discount=getattr(config, "discount", 0.99),
+        clip_rewards=clip_rewards,
         demonstrations=demonstrations,
     )
     _, metrics = jax.eval_shape(lambda: agent.update(config, state, replay, step, key))

@@ -1,8 +1,11 @@
-"""Pictures of a run, drawn with matplotlib's object interface: no window, no global state."""
+"""Pictures of runs, drawn with matplotlib's object interface: no window, no global state."""
 
+import contextlib
+import dataclasses
+import math
 import os
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -46,21 +49,14 @@ def learning_curve(
     surviving seeds would flatter. `random` marks the return of a uniformly random policy. Raises ValueError for shapes
     that do not agree.
     """
-    import matplotlib.style
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-    from matplotlib.ticker import EngFormatter, MaxNLocator
-
     steps, returns = np.asarray(steps, np.float64), np.asarray(returns, np.float64)
     if steps.ndim != 1 or returns.ndim != 2 or len(steps) != len(returns) or not returns.size:
         raise ValueError(f"steps must be (K,) and returns (K, S), not {steps.shape} and {returns.shape}")
     returns = np.where(np.isfinite(returns), returns, np.nan)
     seeds = returns.shape[1]
 
-    with matplotlib.style.context(["default", _STYLE]):
-        figure = Figure(figsize=(5.6, 3.9), layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.06))
-        FigureCanvasAgg(figure)
+    text = " ".join(part for part in (caption.strip(), _explain(returns)) if part)
+    with _picture(path, (5.6, 3.9), text) as figure:
         axes = figure.add_subplot()
         if random is not None:
             axes.axhline(random, color="0.35", linewidth=0.9, linestyle=(0, (1, 2)), label="random policy")
@@ -80,30 +76,45 @@ def learning_curve(
             handles, labels = axes.get_legend_handles_labels()
             order = sorted(range(len(labels)), key=lambda i: labels[i] == "random policy")
             axes.legend([handles[i] for i in order], [labels[i] for i in order], frameon=False, handlelength=2.2)
-        axes.set_title(title, loc="left", pad=8)
-        axes.set_xlabel("Environment steps per seed")
-        axes.set_ylabel(ylabel)
-        axes.grid(axis="y", color="0.9", linewidth=0.6)
-        axes.set_axisbelow(True)
-        axes.margins(y=0.06)
-        end = max(float(np.max(steps)), 1.0)
-        axes.set_xlim(-0.02 * end, 1.02 * end)
-        axes.xaxis.set_major_locator(MaxNLocator(6))
-        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-        axes.yaxis.set_major_locator(MaxNLocator(6))
-        axes.yaxis.set_major_formatter("{x:,.5g}")
-        text = " ".join(part for part in (caption.strip(), _explain(returns)) if part)
-        figure.supxlabel(textwrap.fill(text, 112), x=0.015, ha="left", fontsize=8.5, color="0.25")
-        figure.savefig(os.fspath(path), dpi=200)
+        _returns_over_steps(axes, title, ylabel, steps)
 
 
-_ARMS = (
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """One arm: the middle (K,) of its seeds at x (K,), with both ends of an interval, and the seeds themselves.
+
+    `seeds` holds an (x, values) for each thin line. Where a seed diverged, and where one stands that is under way, a
+    point (x, value) marks the end of its line.
+    """
+
+    x: np.ndarray
+    middle: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    seeds: Sequence[tuple[np.ndarray, np.ndarray]] = ()
+    diverged: Sequence[tuple[float, float]] = ()
+    unfinished: Sequence[tuple[float, float]] = ()
+
+
+_ARMS = (  # told apart by dashes and markers too: they are read in grey
     ("#12355b", "-", "o"),
     ("#b5562b", "--", "s"),
     ("#4f8f63", "-.", "^"),
     ("#8a6bb0", ":", "D"),
     ("#7d7d7d", "-", "v"),
+    ("#c79a1e", "--", "P"),
+    ("#2f9aa8", "-.", "X"),
+    ("#a3304f", ":", "<"),
+    ("#6d4c33", "-", ">"),
+    ("#d987ae", "--", "p"),
+    ("#3a3a3a", "-.", "*"),
+    ("#8fae3a", ":", "h"),
 )
+MOST_ARMS = len(_ARMS)
+_MOST_WITH_SEEDS = 4  # arms whose seeds' own lines are still read
+
+Estimate = tuple[float, float, float]
+"""A value and both ends of its interval, which are NaN if there is none."""
 
 
 def comparison(
@@ -118,38 +129,24 @@ def comparison(
     """Draw several arms side by side, a panel per task, and save the picture at `path`.
 
     `panels` maps a title to arms, and an arm's name to (x (K,), values (K, S)) of its S seeds. Arms differ in colour,
-    dashes and marker; seeds are thin, their mean is thick, its 95 % bootstrap interval over seeds is shaded. `log`
-    names the logarithmic axes. Raises ValueError for more arms than there are styles.
+    dashes and marker, the same in every panel; seeds are thin, their mean is thick, its 95 % bootstrap interval over
+    seeds is shaded. `log` names the logarithmic axes. Raises ValueError for more arms than there are styles.
     """
-    import matplotlib.style
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
     from matplotlib.ticker import EngFormatter, MaxNLocator
 
-    with matplotlib.style.context(["default", _STYLE]):
-        figure = Figure(figsize=(1.0 + 4.6 * len(panels), 4.1), layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.06))
-        FigureCanvasAgg(figure)
-        counts = set()
+    styles = _styles(name for arms in panels.values() for name in arms)
+    counts = {np.shape(values)[1] for arms in panels.values() for _, values in arms.values()}
+    seeds = " to ".join(str(n) for n in sorted({min(counts), max(counts)}))
+    text = f"{caption} {seeds} seeds (thin); thick: their mean; band: its 95\xa0% bootstrap interval."
+    with _picture(path, (1.0 + 4.6 * len(panels), 4.1), text) as figure:
         for i, (title, arms) in enumerate(panels.items()):
             axes = figure.add_subplot(1, len(panels), i + 1)
-            if len(arms) > len(_ARMS):
-                raise ValueError(f"a panel shows at most {len(_ARMS)} arms, not {len(arms)}")
-            for (color, dashes, marker), (label, (x, values)) in zip(_ARMS, arms.items(), strict=False):
+            for label, (x, values) in arms.items():
                 x, values = np.asarray(x, np.float64), np.asarray(values, np.float64)
                 values = np.where(np.isfinite(values), values, np.nan)
-                counts.add(values.shape[1])
-                every = max(1, len(x) // 8)
-                axes.plot(x, values, color=color, linewidth=0.5, alpha=0.45, linestyle=dashes, zorder=2)
-                mean, low, high = _aggregate(values, np.mean)
-                axes.fill_between(x, low, high, color=color, alpha=0.15, linewidth=0, zorder=1)
-                style = {"linestyle": dashes, "marker": marker, "markersize": 4, "markevery": every, "zorder": 4}
-                axes.plot(x, mean, color=color, linewidth=2.0, label=label, **style)
-            axes.set_title(title, loc="left", pad=8)
-            axes.set_xlabel(xlabel)
-            axes.set_ylabel(ylabel if i == 0 else "")
-            axes.grid(axis="y", color="0.9", linewidth=0.6)
-            axes.set_axisbelow(True)
+                curve = Curve(x, *_aggregate(values, np.mean), seeds=[(x, column) for column in values.T])
+                _arm(axes, curve, label, *styles[label])
+            _frame(axes, title, xlabel, ylabel if i == 0 else "")
             for name in log:
                 _logarithmic(axes, name)
             if "x" not in log:
@@ -157,10 +154,208 @@ def comparison(
                 axes.xaxis.set_major_formatter(EngFormatter(sep=""))
             if i == 0:
                 axes.legend(frameon=False, handlelength=3.0)
-        seeds = " to ".join(str(n) for n in sorted({min(counts), max(counts)}))
-        text = f"{caption} {seeds} seeds (thin); thick: their mean; band: its 95\xa0% bootstrap interval."
-        figure.supxlabel(textwrap.fill(text, 92 * len(panels) + 10), x=0.015, ha="left", fontsize=8.5, color="0.25")
+
+
+def learning_curves(
+    path: str | os.PathLike[str],
+    curves: Mapping[str, Curve],
+    *,
+    title: str,
+    caption: str,
+    arms: Sequence[str],
+    ylabel: str = "Greedy evaluation return",
+) -> None:
+    """Draw the learning curves of several arms on one task, and save the picture at `path`.
+
+    `arms` are all arms of a report: they fix each one's style, whichever of them this task has. The seeds' own lines
+    are drawn for up to four arms; the ends of diverged and of unfinished seeds always are. Raises ValueError for more
+    arms than there are styles.
+    """
+    styles = _styles(arms)
+    seeds = len(curves) <= _MOST_WITH_SEEDS
+    with _legend_picture(path, list(curves), title, caption + " Thin: each seed." * seeds) as axes:
+        for label, curve in curves.items():
+            _arm(axes, curve if seeds else dataclasses.replace(curve, seeds=()), label, *styles[label])
+        size = {"markersize": 9, "markeredgewidth": 2, "zorder": 5}
+        for field, marker, meaning in (
+            ("diverged", "x", "a seed diverged"),
+            ("unfinished", "|", "a seed is under way"),
+        ):
+            ends = [(x, y, styles[name][0]) for name, curve in curves.items() for x, y in getattr(curve, field)]
+            for x, y, color in ends:
+                axes.plot(x, y, marker, color=color, **size)
+            if ends:
+                axes.plot([], [], marker, color="0.3", label=meaning, **size)
+        drawn = [x for curve in curves.values() for x in (curve.x, *(steps for steps, _ in curve.seeds))]
+        _returns_over_steps(axes, "", ylabel, np.concatenate(drawn))
+
+
+def profiles(
+    path: str | os.PathLike[str],
+    thresholds: ArrayLike,
+    arms: Mapping[str, np.ndarray],
+    *,
+    title: str,
+    caption: str,
+    order: Sequence[str],
+) -> None:
+    """Draw performance profiles, (3, T) of fractions and both ends of their intervals at T normalised scores.
+
+    `order` fixes the arms' styles, as `arms` of `learning_curves`.
+    """
+    styles, thresholds = _styles(order), np.asarray(thresholds, np.float64)
+    with _legend_picture(path, list(arms), title, caption) as axes:
+        for label, (fraction, low, high) in arms.items():
+            _arm(axes, Curve(thresholds, fraction, low, high), label, *styles[label])
+        _frame(axes, "", r"Normalised score $\tau$", r"Fraction of runs with score $> \tau$")
+        axes.set_xlim(float(thresholds[0]), float(thresholds[-1]))
+        axes.set_ylim(-0.02, 1.02)
+
+
+def estimates(
+    path: str | os.PathLike[str],
+    panels: Mapping[str, Mapping[str, Estimate]],
+    *,
+    title: str,
+    caption: str,
+    order: Sequence[str],
+    xlabel: str = "Normalised score",
+) -> None:
+    """Draw numbers with their intervals, a panel per statistic, a row per arm, and save the picture at `path`.
+
+    `order` fixes the arms' styles, as `arms` of `learning_curves`.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    styles, rows = _styles(order), list(next(iter(panels.values())))
+    texts, width, height = _rows(rows)
+    with _picture(path, (width + 1.75 * len(panels), 1.5 + height), caption) as figure:
+        figure.suptitle(title, x=0.015, ha="left", fontsize=_STYLE["axes.titlesize"])
+        shared = None
+        for i, (name, arms) in enumerate(panels.items()):
+            shared = axes = figure.add_subplot(1, len(panels), i + 1, sharey=shared)
+            for row, label in enumerate(rows):
+                (value, low, high), (color, _, marker) = arms[label], styles[label]
+                axes.plot([low, high], [row, row], color=color, linewidth=6, alpha=0.3, solid_capstyle="butt")
+                axes.plot(value, row, marker, color=color, markersize=5.5)
+            _frame(axes, name, xlabel, "")
+            axes.grid(axis="x", color="0.9", linewidth=0.6)
+            axes.xaxis.set_major_locator(MaxNLocator(4))
+            axes.set_yticks(range(len(rows)), texts)
+            axes.tick_params(axis="y", length=0, labelleft=i == 0)
+            axes.set_ylim(len(rows) - 0.5, -0.5)
+
+
+def probabilities(
+    path: str | os.PathLike[str], table: Mapping[tuple[str, str], Estimate], *, title: str, caption: str
+) -> None:
+    """Draw the probability that a run of one arm scores above one of another, as a matrix, and save it at `path`.
+
+    `table` maps (row, column) to the probability and its interval, which is written out for up to six arms. Bold: the
+    interval does not hold one half. Dark: likely.
+    """
+    from matplotlib.colors import LinearSegmentedColormap
+
+    names = list(dict.fromkeys(name for pair in table for name in pair))
+    size, small = len(names), len(names) <= 6
+    texts, width, height = _rows([f"{name}  ({i + 1})" for i, name in enumerate(names)])
+    with _picture(path, (max(4.6, width + (0.95 if small else 0.52) * size), 1.7 + 1.3 * height), caption) as figure:
+        axes = figure.add_subplot()
+        values = np.full((size, size), np.nan)
+        for (a, b), estimate in table.items():
+            values[names.index(a), names.index(b)] = estimate[0]
+        paper = LinearSegmentedColormap.from_list("paper", ["#ffffff", _SEED])
+        axes.set_facecolor("0.93")  # the diagonal
+        axes.imshow(values, cmap=paper, vmin=0.0, vmax=1.0, aspect="auto")
+        for (a, b), (value, low, high) in table.items():
+            bold = "bold" if low > 0.5 or high < 0.5 else "normal"
+            x, y = names.index(b), names.index(a)
+            axes.text(x, y - 0.14 * small, f"{value:.2f}", ha="center", va="center", weight=bold, fontsize=9.5)
+            if small and np.isfinite(low):
+                axes.text(x, y + 0.22, f"[{low:.2f}, {high:.2f}]", ha="center", va="center", fontsize=7.5)
+        axes.set_yticks(range(size), texts)
+        axes.set_xticks(range(size), [f"({i + 1})" for i in range(size)])
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+        figure.suptitle(title, x=0.015, ha="left", fontsize=_STYLE["axes.titlesize"])
+
+
+@contextlib.contextmanager
+def _picture(path: str | os.PathLike[str], size: tuple[float, float], caption: str) -> Iterator[Any]:
+    """A figure of so many inches, with a line below that says what is seen; saved at the end."""
+    import matplotlib.style
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    with matplotlib.style.context(["default", _STYLE]):
+        figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.06))
+        FigureCanvasAgg(figure)
+        yield figure
+        figure.supxlabel(textwrap.fill(caption, int(19 * size[0])), x=0.015, ha="left", fontsize=8.5, color="0.25")
         figure.savefig(os.fspath(path), dpi=200)
+
+
+def _styles(names: Iterable[str]) -> dict[str, tuple[str, Any, str]]:
+    """Colour, dashes and marker of each arm, by its place. Raises ValueError for more arms than there are styles."""
+    names = list(dict.fromkeys(names))
+    if len(names) > len(_ARMS):
+        raise ValueError(f"a picture shows at most {len(_ARMS)} arms, not {len(names)}")
+    return dict(zip(names, _ARMS, strict=False))
+
+
+def _arm(axes: Any, curve: Curve, label: str, color: str, dashes: Any, marker: str) -> None:
+    """An arm's seeds, the middle of them, and its interval."""
+    for x, values in curve.seeds:
+        axes.plot(x, values, color=color, linewidth=0.5, alpha=0.45, linestyle=dashes, zorder=2)
+    axes.fill_between(curve.x, curve.low, curve.high, color=color, alpha=0.15, linewidth=0, zorder=1)
+    alone = _alone(curve.middle)
+    axes.vlines(curve.x[alone], curve.low[alone], curve.high[alone], color=color, alpha=0.15, linewidth=5, zorder=1)
+    style = {"linestyle": dashes, "marker": marker, "markersize": 4, "markevery": max(1, len(curve.x) // 8)}
+    axes.plot(curve.x, curve.middle, color=color, linewidth=2.0, label=label, zorder=4, **style)
+
+
+def _frame(axes: Any, title: str, xlabel: str, ylabel: str) -> None:
+    axes.set_title(title, loc="left", pad=8)
+    axes.set_xlabel(xlabel)
+    axes.set_ylabel(ylabel)
+    axes.grid(axis="y", color="0.9", linewidth=0.6)
+    axes.set_axisbelow(True)
+
+
+def _returns_over_steps(axes: Any, title: str, ylabel: str, steps: np.ndarray) -> None:
+    """Title, labels and ticks of a learning curve, whose lines are drawn."""
+    from matplotlib.ticker import EngFormatter, MaxNLocator
+
+    _frame(axes, title, "Environment steps per seed", ylabel)
+    axes.margins(y=0.06)
+    end = max(float(np.max(steps)), 1.0)
+    axes.set_xlim(-0.02 * end, 1.02 * end)
+    axes.xaxis.set_major_locator(MaxNLocator(6))
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.yaxis.set_major_locator(MaxNLocator(6))
+    axes.yaxis.set_major_formatter("{x:,.5g}")
+
+
+@contextlib.contextmanager
+def _legend_picture(path: str | os.PathLike[str], arms: Sequence[str], title: str, caption: str) -> Iterator[Any]:
+    """The axes of a picture whose legend stands between title and curves, which many arms would hide."""
+    width = 6.4
+    columns = max(1, min(4, len(arms), int(width / (0.7 + 0.055 * max(map(len, arms))))))
+    with _picture(path, (width, 4.1 + 0.2 * math.ceil(len(arms) / columns)), caption) as figure:
+        axes = figure.add_subplot()
+        yield axes
+        figure.suptitle(title, x=0.015, ha="left", fontsize=_STYLE["axes.titlesize"])
+        place = {"loc": "lower left", "bbox_to_anchor": (-0.12, 1.0), "borderaxespad": 0.6}
+        axes.legend(ncols=columns, handlelength=2.8, columnspacing=1.2, frameon=False, **place)
+
+
+def _rows(labels: Sequence[str]) -> tuple[list[str], float, float]:
+    """Labels of rows, broken between settings and never within one, and the width and height that they take."""
+    whole = [label.replace(" = ", "\xa0=\xa0") for label in labels]
+    texts = [textwrap.fill(label, 48, break_long_words=False) for label in whole]
+    lines = [line for text in texts for line in text.split("\n")]
+    return texts, 0.4 + 0.062 * max(map(len, lines)), len(labels) * (0.32 if len(lines) == len(labels) else 0.46)
 
 
 def _logarithmic(axes: Any, name: str) -> None:

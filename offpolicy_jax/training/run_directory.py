@@ -18,7 +18,7 @@ import jax
 from offpolicy_jax.errors import UserError
 
 Row = dict[str, float | int]
-_PACKAGES = ("offpolicy-jax", "jax", "jaxlib", "flax", "optax", "numpy", "gymnasium", "mujoco", "dm-control")
+_PACKAGES = ("offpolicy-jax", "jax", "jaxlib", "flax", "optax", "numpy", "gymnasium", "mujoco", "dm-control", "ale-py")
 
 
 class RunDirectory:
@@ -82,25 +82,33 @@ class RunDirectory:
 
     def rewind(self, name: str, step: int) -> list[Row]:
         """Drop the rows of a CSV file after a step, and whatever a kill tore; returns the rows that stay."""
-        path = self.path / name
-        columns = _header(path)
+        kept: list[str] = []
+        rows = self._rows(name, step, kept)
         with self.disk():
-            if columns is None:
-                path.unlink(missing_ok=True)
-                return []
-            header, *lines = path.read_text().splitlines(keepends=True)
-            kept, rows = [header], []
-            for line in lines:
-                values = next(csv.reader([line]))
-                if (
-                    line.endswith("\n")
-                    and len(values) == len(columns)
-                    and values[0].isdigit()
-                    and int(values[0]) <= step
-                ):
-                    kept.append(line)
-                    rows.append({key: float(x) if x else math.nan for key, x in zip(columns, values, strict=True)})
-            self.write(name, "".join(kept))
+            if kept:
+                self.write(name, "".join(kept))
+            else:
+                (self.path / name).unlink(missing_ok=True)
+        return rows
+
+    def read(self, name: str) -> list[Row]:
+        """All whole rows of a CSV file."""
+        return self._rows(name, sys.maxsize, [])
+
+    def _rows(self, name: str, step: int, lines: list[str]) -> list[Row]:
+        """Rows of a CSV file up to a step, without those that a kill tore; their text is added to `lines`."""
+        path, rows = self.path / name, []
+        columns = _header(path)
+        if columns is None:
+            return []
+        header, *following = path.read_text().splitlines(keepends=True)
+        lines.append(header)
+        for line in following:
+            values = next(csv.reader([line]))
+            whole = line.endswith("\n") and len(values) == len(columns) and values[0].isdigit()
+            if whole and int(values[0]) <= step:
+                lines.append(line)
+                rows.append({key: float(x) if x else math.nan for key, x in zip(columns, values, strict=True)})
         return rows
 
     def clear(self) -> None:
@@ -141,7 +149,10 @@ def provenance() -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-    """The commit of this code, with -dirty if a tracked file differs. Results do not count: runs write them."""
+    """The commit of this code, with -dirty if a tracked file differs. Results do not count: runs write them.
+
+    Where the code lies without its history, as in a container, OFFPOLICY_JAX_COMMIT names it.
+    """
 
     def git(*arguments: str) -> str:
         here = pathlib.Path(__file__).parent
@@ -153,7 +164,7 @@ def _commit() -> str | None:
         dirty = git(*status, "--", ":/", ":(top,exclude)experiments/results")
         return git("rev-parse", "HEAD") + ("-dirty" if dirty else "")
     except (OSError, subprocess.SubprocessError):
-        return None
+        return os.environ.get("OFFPOLICY_JAX_COMMIT")
 
 
 def _header(path: pathlib.Path) -> list[str] | None:

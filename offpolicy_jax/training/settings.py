@@ -10,6 +10,9 @@ import jax
 import numpy as np
 
 from offpolicy_jax import environments
+from offpolicy_jax import replay as replays
+from offpolicy_jax.environments.atari import DOPAMINE, Conventions
+from offpolicy_jax.environments.atari import check as check_conventions
 from offpolicy_jax.errors import UserError
 from offpolicy_jax.training import seeds as seed_axis
 from offpolicy_jax.training.agent import Agent
@@ -23,7 +26,8 @@ class Settings:
     """What a run is, besides its agent and hyper-parameters."""
 
     env: str = "phys2d/Pendulum-v0"
-    """Environment id: Gymnasium's, phys2d/..., tabular/... or dm_control/<domain>-<task>-v0."""
+    """Environment id: Gymnasium's, ALE/<Game>-v5, phys2d/..., tabular/..., gridworld/... or
+    dm_control/<domain>-<task>-v0."""
     steps: int = 10_000
     """Environment steps per seed, summed over its parallel environments."""
     seeds: int = 3
@@ -43,6 +47,10 @@ class Settings:
     """Normalise observations by their running mean and standard deviation."""
     normalize_rewards: bool = False
     """Divide rewards by the running standard deviation of the discounted return."""
+    clip_rewards: bool = False
+    """Let the agent see the signs of rewards alone, as usual on Atari; evaluations report the true returns."""
+    atari: Conventions = DOPAMINE
+    """How the games of ALE/<Game>-v5 are played."""
     demos: str | None = None
     """Demonstrations for agents that imitate: a Minari dataset, by its id or its directory."""
     demo_episodes: int = 0
@@ -70,7 +78,7 @@ Demonstrations are in the checkpoint; the dataset, wherever it is by now, only t
 
 def make_environment(settings: Settings, num_envs: int = 1) -> Any:
     """The environment of a run, in so many copies if it is on the host."""
-    environment = environments.make(settings.env, num_envs)
+    environment = environments.make(settings.env, num_envs, settings.atari)
     return environments.with_absorbing(environment) if settings.absorbing_states else environment
 
 
@@ -85,6 +93,11 @@ def check_settings(settings: Settings) -> None:
             raise UserError(f"{flag} must be below 2147483648, not {value}")
     if settings.demo_episodes and settings.demos is None:
         raise UserError("--demo-episodes needs --demos: of which dataset?")
+    if settings.clip_rewards and settings.normalize_rewards:
+        raise UserError("--clip-rewards and --normalize-rewards exclude each other: leave out one")
+    check_conventions(settings.atari)
+    if settings.atari != DOPAMINE and not settings.env.startswith("ALE/"):
+        raise UserError(f"--atari.… is for environments ALE/<Game>-v5, not {settings.env}")
     if settings.resume and settings.run_dir is None:
         raise UserError("--resume needs --run-dir: which run shall go on?")
     if unknown := [name for name in settings.log if name not in LOGGERS]:
@@ -100,7 +113,8 @@ def check_memory(
     learner = jax.eval_shape(
         lambda c, k: start(agent, c, spec, k, settings.num_envs, False, False, demonstrations), one, keys
     )
-    row = sum(x.dtype.itemsize * math.prod(x.shape[2:]) for x in jax.tree.leaves(learner.replay.storage))
+    batch = jax.eval_shape(lambda replay, key: replays.sample(replay, key, 1), learner.replay, keys)
+    row = sum(x.dtype.itemsize * math.prod(x.shape) for x in jax.tree.leaves(batch))
     needed = sum(x.dtype.itemsize * math.prod(x.shape) for x in jax.tree.leaves(learner))
     iteration = config.rollout_length * settings.num_envs
     batches = config.gradient_steps if getattr(config, "gradient_steps", 0) > 0 else iteration
@@ -122,8 +136,8 @@ def differences(previous: dict[str, Any], asked: dict[str, Any]) -> Iterator[tup
         yield "--agent", previous["agent"], asked["agent"]
     before = {**previous, "settings": dataclasses.asdict(Settings()) | previous["settings"]}  # settings that came later
     for part, prefix in (("settings", "--"), ("config", "--config.")):
-        old_values = _flat(before[part])
-        for name, new in _flat(asked[part]).items():
+        old_values = flat(before[part])
+        for name, new in flat(asked[part]).items():
             new = list(new) if isinstance(new, tuple) else new
             if part == "settings" and name in FREE_ON_RESUME:
                 continue
@@ -132,9 +146,9 @@ def differences(previous: dict[str, Any], asked: dict[str, Any]) -> Iterator[tup
                 yield flag, old_values.get(name, "(absent)"), new
 
 
-def _flat(values: dict[str, Any]) -> dict[str, Any]:
+def flat(values: dict[str, Any]) -> dict[str, Any]:
     """Values of configs within configs under the names that flags give them, `part.name`."""
-    nested = {k: _flat(v) for k, v in values.items() if isinstance(v, dict)}
+    nested = {k: flat(v) for k, v in values.items() if isinstance(v, dict)}
     inner = {f"{k}.{name}": value for k, flat in nested.items() for name, value in flat.items()}
     return {k: v for k, v in values.items() if k not in nested} | inner
 

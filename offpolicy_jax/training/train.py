@@ -26,7 +26,7 @@ COLUMNS = {"step": int, "seed": int, "return": float, "length": float, "return_s
 """Columns of the table of evaluations; `VALUE_COLUMNS` follow if the value bias was asked for."""
 VALUE_COLUMNS = {"value_bias": float, "value": float}
 MIXTURE_COLUMNS = {"mixture_return": float}
-"""Of agents that are a mixture of policies: what the mixture returns, beside its newest policy."""
+"""Of agents that are a mixture of policies: what the mixture of their greedy actions returns, beside its newest one."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -320,6 +320,8 @@ def load_demonstrations(agent: Any, settings: Settings, environment: Any) -> Tra
         episodes = demonstrations.load(dataset, inner, settings.demo_episodes)
         if settings.absorbing_states:
             episodes = [demonstrations.absorb(episode) for episode in episodes]
+        elif getattr(agent, "NEEDS_ABSORBING_STATES", False) and any(episode.terminated for episode in episodes):
+            raise UserError(f"{name}'s values never stop, and episodes of {dataset} terminate: add --absorbing-states")
         return demonstrations.transitions(episodes)
     if settings.absorbing_states:
         raise UserError(f"{name} learns from the environment's own rewards: leave out --absorbing-states")
@@ -334,7 +336,8 @@ def make_loop(agent: Agent, settings: Settings, config: Any, demos: Transition |
     traced = jax.tree.map(lambda x: np.asarray(x, np.float32), config)
     kind: Any = in_graph.Loop if environments.is_in_graph(environment) else host.Loop
     normalize = settings.normalize_observations, settings.normalize_rewards
-    return kind(agent, environment, traced, settings.seeds, settings.num_envs, *normalize, demos), traced
+    axes = settings.seeds, settings.num_envs
+    return kind(agent, environment, traced, *axes, *normalize, demos, settings.clip_rewards), traced
 
 
 @jax.jit

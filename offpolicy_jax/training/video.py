@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from offpolicy_jax import environments
+from offpolicy_jax.environments.atari import Conventions
 from offpolicy_jax.errors import UserError
 from offpolicy_jax.training.evaluation import UNLIMITED_EPISODE_STEPS
 from offpolicy_jax.transition import PyTree
@@ -28,6 +29,7 @@ def film(
     seed: int = 0,
     max_steps: int | None = None,
     pixels: int = 320,
+    atari: Conventions | None = None,
 ) -> list[float]:
     """Write episodes of `env`, the first one from `seed`, the next from `seed` + 1, ..., and return their returns.
 
@@ -37,7 +39,7 @@ def film(
     """
     path = pathlib.Path(path)
     check(path, pixels)
-    stage, returns = _Stage(env, pixels), []
+    stage, returns = _Stage(env, pixels, atari), []
     limit = stage.spec.max_episode_steps or UNLIMITED_EPISODE_STEPS
     every = max(1, round(stage.frames_per_second / FASTEST))
     choose = jax.jit(policy)
@@ -75,9 +77,9 @@ def check(path: str | os.PathLike[str], pixels: int = 320) -> None:
         raise UserError(f"the size of a picture must be from 16 to 2048 pixels, not {pixels}")
 
 
-def check_drawing(env: str) -> None:
+def check_drawing(env: str, atari: Conventions | None = None) -> None:
     """Raises UserError if the environment cannot be drawn here; draws one frame."""
-    stage = _Stage(env, 64)
+    stage = _Stage(env, 64, atari)
     try:
         stage.draw(stage.reset(0))
     finally:
@@ -87,14 +89,14 @@ def check_drawing(env: str) -> None:
 class _Stage:
     """One environment of either kind, with a leading axis of 1 on everything, that can be drawn."""
 
-    def __init__(self, env: str, pixels: int):
-        environment: Any = environments.make(env)
+    def __init__(self, env: str, pixels: int, atari: Conventions | None):
+        environment: Any = environments.make(env, 1, atari)
         self.draws_observations = hasattr(environment, "picture")
-        if not self.draws_observations:  # the drawable form of Gymnasium's in-graph ones is on the host
+        if not self.draws_observations and not env.startswith("ALE/"):  # the emulator always has its screen
             from offpolicy_jax.environments.host import make_host
 
-            environment = make_host(env, 1, pixels=pixels)
-        else:
+            environment = make_host(env, 1, pixels=pixels)  # Gymnasium's in-graph ones are drawn by their host form
+        if self.draws_observations:
             self._begin, self._step = jax.jit(jax.vmap(environment.reset)), jax.jit(jax.vmap(environment.step))
         self.spec, self.frames_per_second = environment.spec, environment.frames_per_second
         self._environment, self._state = environment, None

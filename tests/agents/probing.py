@@ -115,6 +115,21 @@ def learn(agent: Any, config: Any, state: Any, replay: Replay, key: jax.Array, u
     return jax.lax.fori_loop(0, updates, update, state)
 
 
+def branches(agent: Any, config: Any, states: Any, replay: Replay) -> int:
+    """How many branches an update of two seeds takes at run time: `cond` on what differs by seed pays for all of them.
+
+    `states` and the storage have a leading seed axis, what the seeds share has none.
+    """
+
+    def update(state, storage, key, step):
+        return agent.update(config, state, dataclasses.replace(replay, storage=storage), step, key)
+
+    lifted = jax.vmap(update, in_axes=(0, 0, 0, None))
+    storage = jax.tree.map(lambda x: jnp.stack([x, x]), replay.storage)
+    keys = jax.random.split(jax.random.key(0), 2)
+    return str(jax.make_jaxpr(lifted)(states, storage, keys, jnp.int32(64))).count("cond[")
+
+
 def assert_same(a: PyTree, b: PyTree) -> None:
     """Bit for bit."""
     jax.tree.map(np.testing.assert_array_equal, a, b)

@@ -1,5 +1,6 @@
 """AILBoost: rounds, snapshots, weights, rewards."""
 
+import dataclasses
 import functools
 
 import jax
@@ -10,6 +11,7 @@ import pytest
 from agents import ailboost, dac
 from offpolicy_jax import replay as ring
 from offpolicy_jax.errors import UserError
+from offpolicy_jax.losses import ailboost as losses
 from offpolicy_jax.training import in_graph
 from tests import probes
 from tests.agents.probing import CONTINUOUS, assert_close, assert_same, demonstrations, differ, full_replay, start, tiny
@@ -49,7 +51,33 @@ def test_each_step_of_a_round_changes_what_it_should(step):
     assert differ(out.discriminator, state.discriminator) == (phase(step) == "discriminate")
     if phase(step) == "discriminate":
         assert int(out.optimizer[0].count) == int(state.optimizer[0].count) + 2
-    assert int(out.count) == -(-(step - W) // PERIOD)  # interactions: W + (n + m) for each learner
+
+
+def test_interactions_of_the_warm_up_of_learners_and_of_training_count():
+    """W, then n of acting and m of training for each learner: 5 000 + 1 000 T + 1 000 T in the paper."""
+    state, replay = begun()
+    ends = [W, W + N, W + N + M, W + 2 * N + M, W + 2 * N + 2 * M]
+    counts = [int(update(state, replay, step)[0].count) for end in ends for step in (end, end + 1)]
+    assert counts == [0, 1, 1, 1, 1, 2, 2, 2, 2, 3]
+
+
+def test_rows_are_drawn_by_their_learners_weights():
+    """Age, then row: chi-square of 40 000 draws over five learners of four rows each, the oldest standing for more."""
+    count, kept, rows, draws = 7, 5, 4, 40_000
+    example = jax.tree.map(lambda x: x[0], demonstrations(CONTINUOUS))
+    ring_ = ring.init(kept * rows, example)
+    filled = jax.tree.map(lambda x: jnp.broadcast_to(x, (kept * rows, 1, *x.shape)), example)
+    number = jnp.roll(jnp.arange(kept * rows), (count - kept) * rows)  # rank by age: the ring holds learners 2 to 6
+    filled = dataclasses.replace(filled, reward=number[:, None].astype(jnp.float32))
+    position = jnp.int32(count * rows % (kept * rows))
+    ring_ = dataclasses.replace(ring_, storage=filled, size=jnp.int32(kept * rows), position=position)
+    uniform = 1.0 - jax.random.uniform(jax.random.key(0), (draws,))
+    ages = losses.draw_ages(uniform, kept, count, 0.3)
+    drawn = ring.sample_sources(ring_, jax.random.key(1), count - 1 - ages, rows).reward
+    weights = np.repeat(np.asarray(losses.learner_weights(kept, count, 0.3))[::-1], rows) / rows
+    assert np.isclose(weights.sum(), 1.0)
+    observed = np.bincount(np.asarray(drawn).astype(int), minlength=kept * rows)
+    assert np.sum((observed - draws * weights) ** 2 / (draws * weights)) < 43.8  # 99.9 % of chi-square, 19 degrees
 
 
 def rolled(rounds, seeds=1, num_envs=1, config=CONFIG):

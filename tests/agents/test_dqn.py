@@ -89,3 +89,13 @@ def test_what_cannot_work_is_refused():
     replay = full_replay(dqn, config, DISCRETE, state, num_envs=1)
     with pytest.raises(UserError, match="learning_starts must be at least 3"):
         dqn.update(config, state, replay, np.int32(1), jax.random.key(0))
+
+
+def test_values_are_linear_in_the_features():
+    config = dqn.Config(hidden_sizes=(8, 6))
+    state = start(dqn, config, DISCRETE, jax.random.key(0))
+    observation = jax.random.normal(jax.random.key(1), (5, 3))
+    phi, head = dqn.features(config, state, observation), state.params["params"]["head"]
+    assert phi.shape == (5, 6)
+    values = phi @ head["kernel"] + head["bias"]
+    np.testing.assert_allclose(values, state.network.apply(state.params, observation), rtol=1e-5)

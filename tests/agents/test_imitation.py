@@ -52,7 +52,7 @@ def test_rewards_of_an_adversary_are_greatest_at_the_expert_s_action(agent):
     small = {"discriminator_hidden_sizes": (32, 32), "learning_rate": 3e-3, "gradient_penalty": 0.1}
     small |= {"discriminator_batch_size": 256}
     config = tiny(agent, **small)
-    if agent is ailboost:  # one learner, whose data are the whole ring; step 8 ends its acting
+    if agent is ailboost:  # one learner, whose data are the whole ring; step 1024 ends its acting
         config = config.replace(learner_steps=1024, training_steps=1024, max_learners=1, discriminator_steps=400)
         state = start(agent, config, probes.ConstantReward().spec, jax.random.key(1))
         state, _ = jax.jit(agent.update)(config, state, experience(), np.int32(1024), jax.random.key(2))

@@ -1,5 +1,6 @@
 """PPO: one update against a reference, early stop, annealing, buffers of several rollouts, and the probes."""
 
+import dataclasses
 import functools
 
 import jax
@@ -79,6 +80,16 @@ def test_a_full_batch_step_is_the_policy_gradient_s(spec):
     assert_close(out.parameters, reference(config, state, replay), rtol=1e-3, atol=2e-5)
     np.testing.assert_allclose([metrics["actor/kl"], metrics["actor/clip_fraction"]], 0.0, atol=1e-6)
     assert metrics["actor/steps"] == 1.0
+
+
+def test_where_the_ring_begins_does_not_matter():
+    """A buffer of two rollouts whose oldest row lies in the middle of the ring."""
+    config = ONE.replace(rollout_length=8, buffer_batches=2)
+    state, replay = setup(CONTINUOUS, config)
+    turned = dataclasses.replace(
+        replay, storage=jax.tree.map(lambda x: jnp.roll(x, 5, axis=0), replay.storage), position=jnp.int32(5)
+    )
+    assert_same(*(update(config, state, x, np.int32(64), jax.random.key(2))[0].parameters for x in (replay, turned)))
 
 
 @SPECS

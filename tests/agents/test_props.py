@@ -14,7 +14,7 @@ from offpolicy_jax.errors import UserError
 from offpolicy_jax.training import Settings, train
 from offpolicy_jax.transition import ArraySpec, EnvironmentSpec, Transition
 from tests import probes
-from tests.agents.probing import CONTINUOUS, DISCRETE, assert_close, assert_same, differ, full_replay, start
+from tests.agents.probing import CONTINUOUS, DISCRETE, assert_close, assert_same, branches, differ, full_replay, start
 
 SPECS = pytest.mark.parametrize("spec", [CONTINUOUS, DISCRETE], ids=["continuous", "discrete"])
 TARGET = ppo.Config(
@@ -76,6 +76,12 @@ def test_the_behaviour_makes_the_data_less_likely(spec):
         target = out.target.parameters["policy"]
         assert likelihood(out, out.behaviour, replay, rows) < likelihood(out, target, replay, rows)
         assert_same(out.target, state.target)
+
+
+def test_no_seed_pays_for_a_target_update_that_is_not_due():
+    state, replay = setup(DISCRETE)
+    states = jax.tree.map(lambda x: jnp.stack([x, x]), state)
+    assert branches(props, ONE, states, replay) == 1
 
 
 @SPECS
@@ -151,7 +157,6 @@ def test_a_replay_that_is_partly_filled_gives_all_it_has():
 
 
 def test_a_heavy_kl_holds_the_behaviour_at_the_target():
-    """Plain gradients are what counts here: Adam's steps have one size."""
     state, replay = setup(DISCRETE)
     many = ONE.replace(epochs=16, minibatches=1)
     free, metrics = update(many.replace(kl_weight=0.0), state, replay, NOT_DUE)

@@ -9,7 +9,7 @@ import pytest
 from gymnasium import spaces
 from gymnasium.envs.registration import WrapperSpec
 
-from offpolicy_jax.environments.host import known_host_ids, make_host
+from offpolicy_jax.environments.host import LoopedEnvironment, known_host_ids, make_host
 from offpolicy_jax.errors import UserError
 from offpolicy_jax.transition import ArraySpec
 
@@ -339,6 +339,21 @@ def test_uncapturable_environments_start_new_episodes(recorder):
     resumed.set_state(state)
     assert resumed.observation.shape == (2, 1)
     assert [resumed.step(actions).truncated.any() for _ in range(5)] == [False] * 4 + [True]
+
+
+def test_pixels_are_whole_where_a_resume_breaks_episodes_off(recorder):
+    pixels = spaces.Box(0, 255, (4, 4, 3), np.uint8)
+    host, (raw,) = recorder(pixels, spaces.Discrete(2), max_episode_steps=5)
+    assert host.spec.observation.frames == 0
+    del raw.opaque  # what could not be saved
+    host = LoopedEnvironment("HostRecorder-v0", host._environments)
+    assert host.exact_resume and host.spec.observation.frames == 1
+    raw.step = lambda action: (pixels.sample(), 1.0, False, True, {})  # before the limit: the ring would lose it
+    host = LoopedEnvironment("HostRecorder-v0", host._environments)
+    host.reset(np.array([0]))
+    host._steps = [raw.step]
+    with pytest.raises(UserError, match="truncated after 1 steps, before its limit of 5"):
+        host.step(np.zeros(1, np.int32))
 
 
 def test_registered_wrappers_and_limits_are_kept(recorder):

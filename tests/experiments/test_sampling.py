@@ -56,10 +56,10 @@ def test_a_given_target_collects_and_its_error_is_exact_either_way(sampling):
     """All seeds start from the policy that is given; the fit and the count agree."""
     target = ppo.Config(learning_rate=0.0, epochs=1, minibatches=1, rollout_length=256, **sampling.LINEAR)
     config = props.Config(target=target, learning_rate=0.0, epochs=1, minibatches=1, rollout_length=64)
-    first = sampling.Collection("props", config, "claims/TwoStep", 2, 256)
+    first = sampling.Collection(config, "claims/TwoStep", 2, 256)
     policy = jax.tree.map(lambda x: 0.0 * x + 1.0, first.target.parameters["policy"])
     policy["params"]["Dense_0"]["kernel"] = np.array(2 * [[[2.0, 0.0], [0.0, 0.0]]], np.float32)
-    run = sampling.Collection("props", config, "claims/TwoStep", 2, 256, policy)
+    run = sampling.Collection(config, "claims/TwoStep", 2, 256, policy)
     run.advance(256)
     jax.tree.map(np.testing.assert_array_equal, run.target.parameters["policy"], policy)
     first_action = np.asarray(run.replay.storage.action)[np.asarray(run.replay.storage.observation) == 0]

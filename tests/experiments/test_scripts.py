@@ -49,7 +49,16 @@ def test_replay_and_matmul_benchmarks(tmp_path):
 def test_agents_are_timed_beside_sac(tmp_path):
     printed = script("benchmarks/cost.py", "--quick", f"--out={tmp_path / 'cost.json'}", cwd=tmp_path)
     record = json.loads((tmp_path / "cost.json").read_text())
-    assert set(record["steps_per_second"]) == {"sac", "dsac_t"} and "dsac_t" in printed
+    agents = {
+        "sac",
+        "dsac_t",
+        "sac, ring of 1M",
+        *(f"ailboost, {n}" for n in ("1 learner", "1 000 learners", "10 kept")),
+    }
+    assert set(record["steps_per_second"]) == agents and "dsac_t" in printed
+    assert (
+        set(record["time_per_step_over_sac"]) == {"sac", "dsac_t"} and record["ailboost"]["time_per_step_over_sac"] > 0
+    )
     assert record["time_per_step_over_sac"]["dsac_t"] > 0.0
 
 
@@ -57,6 +66,13 @@ def test_cost_is_relative_to_sac_within_rounds(monkeypatch):
     monkeypatch.syspath_prepend(str(EXPERIMENTS / "benchmarks"))
     rates = {"sac": [100.0, 200.0, 300.0], "other": [50.0, 50.0, 100.0]}
     assert module("benchmarks/cost.py").relative_time(rates) == {"sac": 1.0, "other": 3.0}
+
+
+def test_cost_of_ailboost_is_per_step_and_per_update(monkeypatch):
+    monkeypatch.syspath_prepend(str(EXPERIMENTS / "benchmarks"))
+    rates = {"sac, ring of 1M": [30.0], "ailboost, 1 learner": [20.0]}
+    rates |= {"ailboost, 1 000 learners": [10.0], "ailboost, 10 kept": [40.0]}
+    assert list(module("benchmarks/cost.py").ailboost_ratios(rates, 0.5).values()) == [1.5, 3.0, 2.0, 2.0]
 
 
 def test_ratios_are_taken_within_rounds():
@@ -94,6 +110,15 @@ def test_evidence_runs_name_agents_presets_and_fields_that_exist():
     for run in evidence.RUNS.values():
         agent = evidence.agents.load(run.agent)
         assert agent.Config(**run.config) and (run.preset is None or run.preset in agent.PRESETS)
+
+
+def test_the_pipeline_on_atari_is_measured(tmp_path):
+    record = json.loads(script("benchmarks/atari.py", "--quick", f"--run-dir={tmp_path / 'run'}", cwd=tmp_path))
+    assert record["frames_per_second"] > 0 and 0.0 <= record["dormant_units"] < 1.0
+    assert record["features"] == 256 and 1 <= record["effective_rank"] <= 64
+    # A short ring has some frames more than rows, and the flags of each transition.
+    assert 400 <= record["replay_bytes_per_transition"] < 1.2 * record["bytes_of_a_frame"]
+    assert len(record["curve"]["step"]) == len(record["curve"]["tasks/loss"]) > 0 and record["linear_probe_return"]
 
 
 CLAIMS = sorted(path.stem for path in (EXPERIMENTS / "claims").glob("*.py") if path.stem not in ("common", "sampling"))
@@ -155,4 +180,6 @@ def test_a_claim_s_record(tmp_path, monkeypatch):
 def test_on_policy_agents_are_timed(tmp_path):
     printed = script("benchmarks/on_policy.py", "--quick", f"--out={tmp_path / 'on.json'}", cwd=tmp_path)
     record = json.loads((tmp_path / "on.json").read_text())["seeds_2"]
-    assert set(record["steps_per_second"]) == {"ours", "ours, PROPS"} and "PROPS" in printed
+    assert (
+        set(record["steps_per_second"]) == set(record["props"]["steps_per_second"]) == {"ours"} and "PROPS" in printed
+    )

@@ -11,7 +11,6 @@ T, E, DISCOUNT, TRACE = 12, 3, 0.9, 0.8
 RNG = np.random.default_rng(0)
 REWARD, VALUE, NEXT_VALUE = RNG.normal(size=(3, T, E)).astype(np.float32)
 TERMINATED, TRUNCATED = RNG.random((2, T, E)) < 0.15
-VALID = np.arange(T)[:, None] < np.array([12, 12, 12])
 MASK = np.array([True, True, False, True, True, False])
 B = len(MASK)
 

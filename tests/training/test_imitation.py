@@ -10,10 +10,11 @@ import pytest
 import agents
 from agents import sac
 from experiments import record, run
-from offpolicy_jax import environments
+from offpolicy_jax import demonstrations, environments
 from offpolicy_jax.demonstrations import Episode, load, save
 from offpolicy_jax.errors import UserError
 from offpolicy_jax.training import Settings, restore, rollouts, train
+from offpolicy_jax.training.train import load_demonstrations
 from tests.agents.probing import assert_same, tiny
 
 SMALL = sac.Config(hidden_sizes=(8,), batch_size=8, learning_starts=10)
@@ -174,3 +175,13 @@ def test_a_learner_is_chosen_and_set_from_the_command_line():
     assert (config.learner, config.dsac_t.batch_size, options.demos) == ("dsac_t", 7, "x-v0")
     with pytest.raises(UserError, match="learner"):
         run.parse(["--agent=dac", "--config.learner=ppo"])
+
+
+def test_values_that_never_stop_need_absorbing_states(monkeypatch):
+    episode = Episode(np.zeros((3, 3), np.float32), np.zeros((2, 1), np.float32), np.zeros(2, np.float32), True)
+    monkeypatch.setattr(demonstrations, "load", lambda *_: [episode])
+    asked = settings(demos="falls-v0")
+    environment = environments.make(asked.env)
+    assert load_demonstrations(agents.load("iq_learn"), asked, environment) is not None
+    with pytest.raises(UserError, match="--absorbing-states"):
+        load_demonstrations(agents.load("value_dice"), asked, environment)

@@ -120,3 +120,54 @@ def test_a_comparison_draws_every_arm(tmp_path, panels, log):
     for color, _, _ in plots._ARMS[:3]:
         ink = np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)]) / 255
         assert np.sum(np.all(np.abs(image - ink) < 0.02, axis=-1)) > 200 * panels
+
+
+ARMS = [f"agent_{i}, learning_rate = 0.0001, tau = 0.005" for i in range(12)]
+
+
+def inks(path) -> list[int]:
+    """Pixels of each arm's ink."""
+    image = matplotlib.image.imread(path)[..., :3]
+    colors = [[int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)] for color, _, _ in plots._ARMS]
+    return [int(np.sum(np.all(np.abs(image - color) < 0.02, axis=-1))) for color in colors]
+
+
+@pytest.mark.parametrize("count", [1, 12])
+def test_pictures_of_a_report_hold_a_dozen_arms(tmp_path, count):
+    """Every arm's ink is there, in the place among all arms that fixes it; a layout without room would warn."""
+    arms, x = ARMS[-count:], np.linspace(0.0, 1.0, 11)
+    lines = {arm: np.stack([1.0 - x**k, 0.9 - x**k, 1.1 - x**k]) for k, arm in enumerate(arms, 1)}
+    curves = {
+        arm: plots.Curve(x, *y, seeds=[(x, y[1])], diverged=[(0.5, 0.5)], unfinished=[(0.2, 0.2)])
+        for arm, y in lines.items()
+    }
+    plots.learning_curves(tmp_path / "curves.png", curves, title="task", caption="c", arms=ARMS)
+    plots.profiles(tmp_path / "profiles.png", x, lines, title="t", caption="c", order=ARMS)
+    values = {arm: (i / 12, i / 12 - 0.1, float("nan") if i == 3 else i / 12 + 0.1) for i, arm in enumerate(arms)}
+    panels = {"IQM": values, "Mean": values}
+    plots.estimates(tmp_path / "estimates.png", panels, title="t", caption="c", order=ARMS)
+    for name, least in {"curves": 500, "profiles": 500, "estimates": 50}.items():
+        found = np.array(inks(tmp_path / f"{name}.png")) > least
+        assert found[-count:].all()
+        assert not found[[i for i in range(12 - count) if i not in (4, 10)]].any()  # the greys are the text's too
+    table = {(a, b): (0.6, 0.4, 0.8) for a in ARMS[: count + 1] for b in ARMS[: count + 1] if a != b}
+    plots.probabilities(tmp_path / "probabilities.png", table, title="t", caption="c")
+    assert matplotlib.image.imread(tmp_path / "probabilities.png").shape[1] > 1000
+
+
+def test_arms_differ_in_grey_too():
+    """No two share colour, or dashes and marker; a thirteenth has no style."""
+    assert len({color for color, _, _ in plots._ARMS}) == len({marker for _, _, marker in plots._ARMS}) == 12
+    with pytest.raises(ValueError, match="at most 12 arms, not 13"):
+        plots._styles([*ARMS, "one more"])
+
+
+def test_an_arm_keeps_its_style_in_every_panel(tmp_path):
+    arm = (np.arange(5), np.random.default_rng(0).normal(size=(5, 3)))
+    panels = {"one": {"a": arm, "b": arm}, "two": {"b": arm}}
+    plots.comparison(tmp_path / "x.png", panels, xlabel="x", ylabel="y", caption="c")
+    image = matplotlib.image.imread(tmp_path / "x.png")[:, :, :3]
+    right = image[:, image.shape[1] * 55 // 100 :]
+    first, second = ([int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)] for color, _, _ in plots._ARMS[:2])
+    count = [np.sum(np.all(np.abs(right - ink) < 0.02, axis=-1)) for ink in (first, second)]
+    assert count[0] == 0 and count[1] > 200

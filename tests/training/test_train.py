@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from agents import dsac_t, pmoe, ppo, props, sac, sac_discrete
+from agents import dqn, dsac_t, pmoe, ppo, props, sac, sac_discrete
 from offpolicy_jax import environments
 from offpolicy_jax.errors import UserError
-from offpolicy_jax.training import Settings, train
+from offpolicy_jax.training import Settings, read_finished, train
 from offpolicy_jax.training.agent import check, resolve
 from offpolicy_jax.training.settings import differences
 from offpolicy_jax.training.summary import as_json
@@ -119,6 +119,31 @@ def test_resume_after_the_end_changes_nothing(tmp_path):
     assert same(first.states, second.states) and before == (tmp_path / "run/evaluations.csv").read_bytes()
 
 
+@pytest.fixture(scope="module")
+def finished_run(tmp_path_factory):
+    """A run to its end, and what it was asked to be."""
+    environment = probes.ConstantReward()
+    environments.register("probe/in-graph", lambda num_envs: environment)
+    asked = settings(seeds=2, run_dir=str(tmp_path_factory.mktemp("finished") / "run"))
+    return asked, train(sac, asked, SMALL)
+
+
+def test_a_finished_run_is_read_from_its_files(finished_run):
+    asked, trained = finished_run
+    result = read_finished(sac, dataclasses.replace(asked, resume=True), SMALL)
+    assert result is not None and result.states is None and result.summary == trained.summary
+    for name, column in trained.table.items():
+        np.testing.assert_array_equal(result.table[name], column)
+        assert result.table[name].dtype == column.dtype
+
+
+@pytest.mark.parametrize("changes", [{"steps": 160}, {"seed": 1}, {"run_dir": None}, {"run_dir": "elsewhere"}])
+def test_another_run_than_the_finished_one_is_not_read(finished_run, changes):
+    asked, _ = finished_run
+    assert read_finished(sac, dataclasses.replace(asked, **changes), SMALL) is None
+    assert read_finished(sac, asked, dataclasses.replace(SMALL, tau=0.5)) is None
+
+
 @BACKENDS
 def test_full_ring_resumes_exactly(env, tmp_path):
     ring = dataclasses.replace(SMALL, replay_capacity=32)
@@ -137,6 +162,16 @@ def test_a_run_grows_with_its_steps(tmp_path):
     assert same(whole.states, last.states)
     assert (tmp_path / "a/evaluations.csv").read_bytes() == (tmp_path / "b/evaluations.csv").read_bytes()
     assert json.loads((tmp_path / "b/config.json").read_text())["settings"]["steps"] == 240
+
+
+def test_a_run_on_pixels_grows_with_its_steps(tmp_path):
+    """Each frame is kept once, in a ring that a resumed run may find too small."""
+    config = dqn.Config(hidden_sizes=(8,), torso="mlp", batch_size=8, learning_starts=20, n_step=3)
+    options = {"env": "gridworld/FourRoomsPixels-v0", "seeds": 2, "num_envs": 2, "eval_episodes": 1, "eval_every": 80}
+    whole = train(dqn, settings(run_dir=str(tmp_path / "a"), **options, steps=240), config)
+    for steps in (80, 240):
+        last = train(dqn, settings(run_dir=str(tmp_path / "b"), resume=True, **options, steps=steps), config)
+    assert same(whole.states, last.states)
 
 
 def test_a_larger_ring_goes_on_after_the_youngest_row():

@@ -71,6 +71,16 @@ def test_four_rooms_are_drawn_up_to_the_goal(tmp_path):
     assert len(shown) == distance[start] + 1 and np.array_equal(shown[0][2::4, 2::4, 0] > 128, four_rooms.WALLS)
 
 
+@pytest.mark.parametrize("env", ["minatar/Breakout-v1", "ALE/Pong-v5"])
+def test_games_are_drawn_in_colour(env, tmp_path):
+    if env.startswith("ALE/"):
+        pytest.importorskip("ale_py")
+    video.film(tmp_path / "a.gif", lambda o: jnp.full(1, 2), env, max_steps=20, pixels=64)
+    shown, _ = frames(tmp_path / "a.gif")
+    assert len(shown) > 2 and max(shown[0].shape) == 64 and not np.array_equal(shown[0], shown[-1])
+    assert np.ptp(shown[-1].astype(int), axis=-1).max() > 50  # not grey, which is what the agent may see
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
