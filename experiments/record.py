@@ -10,11 +10,10 @@ import sys
 
 import numpy as np
 
-import agents
-from experiments.run import parse
+from experiments.open_run import open_run
 from offpolicy_jax import demonstrations, environments
 from offpolicy_jax.errors import UserError
-from offpolicy_jax.training import restore, rollouts
+from offpolicy_jax.training import rollouts
 from offpolicy_jax.training.run_directory import provenance
 
 
@@ -40,27 +39,21 @@ def record(args: argparse.Namespace) -> str:
     if args.episodes < 1:
         raise UserError(f"--episodes must be at least 1, not {args.episodes}")
     demonstrations.check_target(args.dataset)
-    name, settings, config, _ = parse(["--resume", f"--run-dir={args.run_dir}"])
-    if settings.absorbing_states:
+    run = open_run(args.run_dir, "first" if args.seed is None else args.seed)
+    if run.settings.absorbing_states:
         raise UserError("the policy of a run with --absorbing-states cannot be recorded: it observes their indicator")
-    agent = agents.load(name)
-    seed = settings.seed if args.seed is None else args.seed
-    if not 0 <= seed - settings.seed < settings.seeds:
-        last = settings.seed + settings.seeds - 1
-        raise UserError(f"the run in {args.run_dir} has seeds {settings.seed} to {last}, not {seed}")
-    learner, config = restore(agent, settings, config)
-    environment = environments.make(settings.env, args.episodes, settings.atari)
+    environment = environments.make(run.settings.env, args.episodes, run.settings.atari)
     if not hasattr(environment, "action_space"):
-        raise UserError(f"{settings.env} has no Gymnasium spaces to describe a dataset by")
-    episodes = rollouts(agent, environment, config, learner, seed - settings.seed, args.episodes, args.sampled)
+        raise UserError(f"{run.settings.env} has no Gymnasium spaces to describe a dataset by")
+    episodes = rollouts(run.agent, environment, run.config, run.learner, run.index, args.episodes, args.sampled)
     returns = [float(np.sum(e.rewards)) for e in episodes]
     demonstrations.save(
         args.dataset,
         environment,
         episodes,
-        algorithm_name=name,
-        description=f"{'sampled' if args.sampled else 'greedy'} actions on {settings.env}, step {int(learner.step)}, "
-        f"seed {seed}; mean return {np.mean(returns):.1f}; offpolicy_jax {provenance()['commit']}",
+        algorithm_name=run.name,
+        description=f"{'sampled' if args.sampled else 'greedy'} actions on {run.settings.env}, step {run.step}, "
+        f"seed {run.seed}; mean return {np.mean(returns):.1f}; offpolicy_jax {provenance()['commit']}",
     )
     steps = sum(len(e.rewards) for e in episodes)
     return (

@@ -9,17 +9,18 @@ import difflib
 import io
 import math
 import os
+import pathlib
 import re
 import sys
 import time
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import tyro
 
 import agents
 from offpolicy_jax.errors import UserError
-from offpolicy_jax.training import Settings, compilation, seeds, train
+from offpolicy_jax.training import Settings, compilation, seeds, train, video
 from offpolicy_jax.training.run_directory import RunDirectory
 from offpolicy_jax.training.settings import check_settings
 
@@ -27,10 +28,13 @@ from offpolicy_jax.training.settings import check_settings
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns its exit code: 0 done, 2 bad input, 130 interrupted after a checkpoint."""
     try:
-        name, settings, config, debug_nans = parse(sys.argv[1:] if arguments is None else arguments)
+        name, settings, config, command = parse(sys.argv[1:] if arguments is None else arguments)
         compilation.enable_cache()
         seeds.use_cores(settings.seeds)
-        jax.config.update("jax_debug_nans", debug_nans)
+        jax.config.update("jax_debug_nans", command.debug_nans)
+        if command.video:  # what cannot be filmed is said before hours of training
+            video.check(_film(settings, command))
+            video.check_drawing(settings.env, settings.atari)
         result = train(agents.load(name), settings, config)
     except UserError as error:
         print(f"run.py: {error}", file=sys.stderr)
@@ -45,12 +49,37 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"run.py: interrupted; continue with --resume --run-dir={settings.run_dir}", file=sys.stderr)
         return 130
     print(describe(result.summary, settings.run_dir))
-    return 0
+    del result  # its memory: the film is made from the checkpoint
+    return _make_film(settings, command) if command.video else 0
 
 
-def parse(arguments: list[str]) -> tuple[str, Settings, Any, bool]:
-    """Agent name, settings, config and --debug-nans. Raises UserError, one line, for what does not parse."""
+def _film(settings: Settings, command: "Command") -> pathlib.Path:
+    return pathlib.Path(settings.run_dir or ".") / f"video.{command.video}"
+
+
+def _make_film(settings: Settings, command: "Command") -> int:
+    from experiments.video import main as film  # which imports this module
+
+    return film([f"--run-dir={settings.run_dir}", f"--out={_film(settings, command)}"])
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """Options that are the command's own."""
+
+    debug_nans: bool = False
+    """Stop at the operation that first makes a NaN (slow)."""
+    video: Literal["gif", "mp4"] | None = None
+    """Film an episode of the trained policy at the end; --video alone writes a GIF. experiments/video.py films finished
+    runs."""
+
+
+def parse(arguments: list[str]) -> tuple[str, Settings, Any, Command]:
+    """Agent name, settings, config, options of the command. Raises UserError, one line, for what does not parse."""
     arguments = [re.sub(r"^--[^=]*", lambda flag: flag.group().replace("_", "-"), a) for a in arguments]
+    for i, following in enumerate([*arguments[1:], ""]):
+        if arguments[i] == "--video" and following not in ("gif", "mp4"):
+            arguments[i] = "--video=gif"
     previous = _previous_run(arguments)
     name = _value(arguments, "--agent") or previous.get("agent")
     if name is None:
@@ -78,13 +107,11 @@ def parse(arguments: list[str]) -> tuple[str, Settings, Any, bool]:
             base = _replace(base, previous.get("config", {}))
 
     @dataclasses.dataclass(frozen=True)
-    class Options(Settings):
+    class Options(Settings, Command):
         agent: str = name
         """Which agent learns."""
         preset: str | None = None
         """Start from a named set of hyper-parameters in the agent's file."""
-        debug_nans: bool = False
-        """Stop at the operation that first makes a NaN (slow)."""
         config: Config = base  # type: ignore[valid-type]
         """Hyper-parameters."""
 
@@ -99,7 +126,7 @@ def parse(arguments: list[str]) -> tuple[str, Settings, Any, bool]:
     if values["run_dir"] is None:
         stamp = time.strftime("%Y%m%d-%H%M%S")
         values["run_dir"] = f"runs/{name}-{options.env.replace('/', '-')}-{stamp}-{os.getpid()}"
-    return name, Settings(**values), options.config, options.debug_nans
+    return name, Settings(**values), options.config, Command(options.debug_nans, options.video)
 
 
 SOLVED = {"phys2d/Pendulum-v0": -200, "Pendulum-v1": -200}

@@ -38,8 +38,8 @@ def without_absorbed_action(observation: PyTree, action: jax.Array) -> jax.Array
     return action
 
 
-def _wrap(observation: PyTree, absorbed: Any, numpy: Any) -> PyTree:
-    """The observation with its indicator, zeroed where `absorbed` (leading axes of the observation)."""
+def with_indicator(observation: PyTree, absorbed: Any, numpy: Any) -> PyTree:
+    """The observation with its indicator, zeroed where `absorbed` (its leading axes). `numpy`: np or jnp."""
 
     def zeroed(x):
         return numpy.where(absorbed.reshape(absorbed.shape + (1,) * (x.ndim - absorbed.ndim)), numpy.zeros_like(x), x)
@@ -73,7 +73,7 @@ class InGraphAbsorbing:
     def reset(self, key: jax.Array) -> tuple[State, PyTree]:
         """Start an episode."""
         inner, observation = self.inner.reset(key)
-        return State(inner, observation, jnp.zeros((), bool)), _wrap(observation, jnp.zeros((), bool), jnp)
+        return State(inner, observation, jnp.zeros((), bool)), with_indicator(observation, jnp.zeros((), bool), jnp)
 
     def step(self, state: State, action: jax.Array) -> tuple[State, Step]:
         """Advance one step, in the absorbing state or outside it."""
@@ -82,8 +82,8 @@ class InGraphAbsorbing:
         inner, observation = keep(state.inner, inner), keep(state.observation, taken.observation)
         begins = taken.terminated & ~state.absorbed
         return State(inner, observation, begins), Step(
-            observation=_wrap(observation, begins, jnp),
-            next_observation=_wrap(taken.next_observation, state.absorbed | taken.terminated, jnp),
+            observation=with_indicator(observation, begins, jnp),
+            next_observation=with_indicator(taken.next_observation, state.absorbed | taken.terminated, jnp),
             reward=jnp.where(state.absorbed, 0.0, taken.reward),
             terminated=jnp.zeros((), bool),
             truncated=taken.truncated & ~begins | state.absorbed,
@@ -100,7 +100,7 @@ class HostAbsorbing:
     @property
     def observation(self) -> PyTree:
         """The observation to act on next."""
-        return _wrap(self.inner.observation, self._absorbed, np)
+        return with_indicator(self.inner.observation, self._absorbed, np)
 
     @property
     def exact_resume(self) -> bool:
@@ -120,7 +120,7 @@ class HostAbsorbing:
         self._absorbed = taken.terminated
         return Step(
             observation=self.observation,
-            next_observation=_wrap(taken.next_observation, before | taken.terminated, np),
+            next_observation=with_indicator(taken.next_observation, before | taken.terminated, np),
             reward=taken.reward,
             terminated=np.zeros(self.num_envs, bool),
             truncated=taken.truncated | before,

@@ -100,6 +100,7 @@ class _Atari(Single):
         self.observation_space = spaces.Box(0, 255, (size, size, conventions.frame_stack), np.uint8)
         self.action_space = game.action_space
         self.max_episode_steps = conventions.max_frames // conventions.frame_skip
+        self.frames_per_second = 60.0 / conventions.frame_skip
 
     @property
     def generator(self) -> np.random.Generator:
@@ -112,6 +113,10 @@ class _Atari(Single):
     def step(self, action: int) -> tuple[np.ndarray, Any, bool, bool, None]:
         stack, reward, terminated, truncated, _ = self._stack.step(action)
         return np.moveaxis(stack, 0, -1), reward, terminated, truncated, None
+
+    def render(self) -> np.ndarray:
+        """The emulator's screen."""
+        return self._game.ale.getScreenRGB()
 
     def close(self) -> None:
         self._game.close()

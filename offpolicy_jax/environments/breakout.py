@@ -61,6 +61,12 @@ class Breakout:
         """One per entry of `moves`."""
         return spaces.Discrete(len(self.moves))
 
+    frames_per_second = 8.0
+
+    def picture(self, observation: np.ndarray) -> np.ndarray:
+        """What one observation shows, uint8 (10, 10, 3)."""
+        return picture(observation)
+
     @property
     def spec(self) -> EnvironmentSpec:
         """What agents may know of it."""
@@ -125,6 +131,13 @@ def fly(state: State) -> tuple[State, jax.Array, jax.Array]:
         struck=brick,
     )
     return moved, hit.astype(jnp.float32), missed
+
+
+def picture(observation: np.ndarray) -> np.ndarray:
+    """One observation in colours, uint8 (10, 10, 3): paddle white, ball green, its trail dark, bricks red."""
+    colors = np.array([(255, 255, 255), (80, 220, 80), (30, 80, 30), (200, 60, 50)], np.uint8)
+    shown = observation > 0
+    return np.where(shown.any(axis=-1)[..., None], colors[shown.argmax(axis=-1)], 0).astype(np.uint8)
 
 
 def observe(state: State) -> jax.Array:

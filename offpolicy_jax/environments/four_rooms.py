@@ -112,6 +112,12 @@ class FourRooms:
         reward = terminated.astype(jnp.float32)
         return after, Step(self._observe(cells), self._observe(cell), reward, terminated, truncated)
 
+    frames_per_second = 8.0
+
+    def picture(self, observation: np.ndarray) -> np.ndarray:
+        """What one observation shows, uint8 (13, 13, 3): walls red, the agent green, the goal blue."""
+        return observation if self.pixels else pictures(self.goal)[observation]
+
     def _observe(self, cell: jax.Array) -> jax.Array:
         return jnp.asarray(pictures(self.goal))[cell] if self.pixels else cell.astype(jnp.int32)
 

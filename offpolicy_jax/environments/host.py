@@ -19,7 +19,7 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.wrappers import OrderEnforcing
 
-from offpolicy_jax.environments import host_state
+from offpolicy_jax.environments import host_state, rendering
 from offpolicy_jax.environments.protocols import Step
 from offpolicy_jax.environments.spaces import action_spec, first_action, observation_spec
 from offpolicy_jax.errors import UserError
@@ -28,15 +28,17 @@ from offpolicy_jax.transition import ArraySpec, EnvironmentSpec, PyTree
 # MuJoCo and dm_control are imported inside the functions: listing or making other environments must not load them.
 
 
-def make_host(id: str, num_envs: int, max_episode_steps: int | None = None) -> "LoopedEnvironment":
+def make_host(
+    id: str, num_envs: int, max_episode_steps: int | None = None, pixels: int | None = None
+) -> "LoopedEnvironment":
     """Build N copies of a Gymnasium id or of `dm_control/<domain>-<task>-v0`.
 
-    `max_episode_steps` replaces the registered time limit. Raises UserError for an id that cannot be made here and for
-    unsupported spaces.
+    `max_episode_steps` replaces the registered time limit; with `pixels`, which MuJoCo's pictures are wide and high,
+    the copies can be drawn. Raises UserError for an id that cannot be made (or drawn) here and for unsupported spaces.
     """
     make_one = _Suite if id.startswith("dm_control/") else _Gymnasium
     with _without_deprecations(id):
-        return LoopedEnvironment(id, [make_one(id) for _ in range(num_envs)], max_episode_steps)
+        return LoopedEnvironment(id, [make_one(id, pixels) for _ in range(num_envs)], max_episode_steps)
 
 
 @contextlib.contextmanager
@@ -166,6 +168,15 @@ class LoopedEnvironment:
             self.observation = jax.tree.unflatten(self._structure, buffers)
         return Step(self.observation, next_observation, reward, terminated, truncated)
 
+    @property
+    def frames_per_second(self) -> float:
+        """Steps in a second of the environment's time."""
+        return self._environments[0].frames_per_second
+
+    def render(self) -> np.ndarray:
+        """A picture of the first environment, uint8 (height, width, 3). Raises UserError if it cannot be drawn here."""
+        return self._environments[0].render()
+
     def get_state(self) -> dict[str, np.ndarray]:
         """Everything that the future depends on, as arrays. Raises ValueError before the first reset."""
         if self.observation is None:
@@ -237,6 +248,7 @@ class Single:
     model: Any = None  # of MuJoCo, if the state is in there
     data: Any = None
     layers: list[Any]  # objects whose attributes may be state
+    frames_per_second: float = 30.0
 
     @property
     def generator(self) -> Any:
@@ -245,6 +257,10 @@ class Single:
 
     def reset(self, seed: int | None) -> Any:
         """Start an episode, from a seed or from the generator as it is. Returns the observation."""
+        raise NotImplementedError
+
+    def render(self) -> np.ndarray:
+        """A picture, uint8 (height, width, 3)."""
         raise NotImplementedError
 
     def close(self) -> None:
@@ -265,11 +281,14 @@ class Single:
 
 
 class _Gymnasium(Single):
-    def __init__(self, id: str) -> None:
+    def __init__(self, id: str, pixels: int | None = None) -> None:
+        options = rendering.gymnasium_options(id, pixels) if pixels else {}
         try:
-            environment = gymnasium.make(id, disable_env_checker=True, max_episode_steps=-1)
+            environment = gymnasium.make(id, disable_env_checker=True, max_episode_steps=-1, **options)
+        except gymnasium.error.DependencyNotInstalled as error:
+            raise rendering.missing(id, error) if pixels else _cannot_make(id, error) from error
         except (gymnasium.error.Error, ImportError) as error:  # unknown, deprecated, or needs a package that is absent
-            raise UserError(f"cannot make {id}: {' '.join(str(error).split())}") from error
+            raise _cannot_make(id, error) from error
         inner = environment.unwrapped
         if inner.spec is not None:  # which lacks the limit; the registry's has it
             self.max_episode_steps = gymnasium.registry[inner.spec.id].max_episode_steps
@@ -282,7 +301,10 @@ class _Gymnasium(Single):
             self.layers.append(self.layers[-1].env)
         if host_state.is_mujoco(inner):
             self.model, self.data = cast(Any, inner).model, cast(Any, inner).data
-        self._environment = environment
+        self.frames_per_second = environment.metadata.get("render_fps", self.frames_per_second)
+        if pixels:
+            rendering.square_screen(inner)
+        self._id, self._environment = id, environment
 
     @property
     def generator(self) -> np.random.Generator:
@@ -291,12 +313,18 @@ class _Gymnasium(Single):
     def reset(self, seed: int | None) -> Any:
         return self._environment.reset(seed=seed)[0]
 
+    def render(self) -> np.ndarray:
+        try:
+            return np.asarray(self._environment.render())
+        except gymnasium.error.DependencyNotInstalled as error:
+            raise rendering.missing(self._id, error) from error
+
     def close(self) -> None:
         self._environment.close()
 
 
 class _Suite(Single):
-    def __init__(self, id: str) -> None:
+    def __init__(self, id: str, pixels: int | None = None) -> None:
         match = re.fullmatch(r"dm_control/(\w+)-(\w+)-v0", id)
         try:
             suite = _suite()
@@ -323,6 +351,8 @@ class _Suite(Single):
 
         self._id, self._fatal, self._diverged = id, host_state.load_mujoco().FatalError, PhysicsError
         self._environment = environment
+        self.frames_per_second = 1.0 / environment.control_timestep()
+        self._viewer = rendering.Viewer(self.model, self.data, pixels) if pixels else None
 
     @property
     def generator(self) -> np.random.RandomState:
@@ -346,8 +376,18 @@ class _Suite(Single):
                 f"{self._id} needs OpenGL to start an episode; set the environment variable MUJOCO_GL to egl or osmesa"
             ) from error
 
+    def render(self) -> np.ndarray:
+        assert self._viewer is not None
+        return self._viewer.render()
+
     def close(self) -> None:
+        if self._viewer is not None:
+            self._viewer.close()
         self._environment.close()
+
+
+def _cannot_make(id: str, error: Exception) -> UserError:
+    return UserError(f"cannot make {id}: {' '.join(str(error).split())}")
 
 
 def _suite() -> Any:

@@ -10,13 +10,12 @@ from typing import Any
 import gymnasium
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import struct
 from gymnasium.envs.functional_jax_env import FunctionalJaxEnv
 from gymnasium.experimental.functional import FuncEnv
 
 from offpolicy_jax.environments.protocols import Step
-from offpolicy_jax.environments.spaces import action_spec, first_action, observation_spec
+from offpolicy_jax.environments.spaces import action_spec, observation_spec, to_space
 from offpolicy_jax.errors import UserError
 from offpolicy_jax.transition import EnvironmentSpec, PyTree
 
@@ -60,7 +59,7 @@ class FunctionalEnvironment:
     def step(self, state: State, action: jax.Array) -> tuple[State, Step]:
         """Advance one step; after an ending the returned state and `Step.observation` begin a new episode."""
         now, later = jax.random.split(state.key)
-        action = _to_space(action, self.func_env.action_space)
+        action = to_space(action, self.func_env.action_space)
         inner = self._fixed(self.func_env.transition(state.inner, action, now))
         next_observation = self._observation(inner, now)
         reward = _scalar(self.func_env.reward(state.inner, action, inner, now), jnp.float32)
@@ -111,19 +110,10 @@ def adapt(id: str, func_env: FuncEnv, max_episode_steps: int | None = None) -> F
     )
 
     def after_one_step(key: jax.Array) -> PyTree:
-        action = _to_space(jnp.zeros(spec.action.shape, spec.action.dtype), func_env.action_space)
+        action = to_space(jnp.zeros(spec.action.shape, spec.action.dtype), func_env.action_space)
         return func_env.transition(func_env.initial(rng=key), action, key)
 
     return FunctionalEnvironment(spec, func_env, jax.eval_shape(after_one_step, jax.random.key(0)))
-
-
-def _to_space(action: jax.Array, space: Any) -> jax.Array:
-    """From our action ([-1, 1] or an integer from 0) to the environment's own."""
-    if np.issubdtype(space.dtype, np.integer):
-        return action.astype(jnp.int32).reshape(space.shape) + first_action(space)
-    low, high = jnp.asarray(space.low, jnp.float32), jnp.asarray(space.high, jnp.float32)
-    # The middle-and-half form is exact at 0 and, for symmetric bounds, at both ends.
-    return (low + high) / 2 + jnp.clip(action, -1.0, 1.0) * (high - low) / 2
 
 
 def _fixed_leaf(x: Any, target: jax.ShapeDtypeStruct) -> jax.Array:

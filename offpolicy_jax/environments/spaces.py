@@ -3,6 +3,8 @@
 import math
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from gymnasium import spaces
 
@@ -53,3 +55,12 @@ def action_spec(id: str, space: Any) -> ArraySpec:
 def first_action(space: Any) -> int:
     """The environment's own integer for our action 0, in a discrete space."""
     return int(space.start if isinstance(space, spaces.Discrete) else space.low.item())
+
+
+def to_space(action: jax.Array, space: Any) -> jax.Array:
+    """From our action ([-1, 1] or an integer from 0), with any leading axes, to the environment's own."""
+    if np.issubdtype(space.dtype, np.integer):  # at most one integer, perhaps in an array
+        return action.astype(jnp.int32).reshape(action.shape + (1,) * len(space.shape)) + first_action(space)
+    low, high = jnp.asarray(space.low, jnp.float32), jnp.asarray(space.high, jnp.float32)
+    # The middle-and-half form is exact at 0 and, for symmetric bounds, at both ends.
+    return (low + high) / 2 + jnp.clip(action, -1.0, 1.0) * (high - low) / 2

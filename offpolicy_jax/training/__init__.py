@@ -1,7 +1,7 @@
 """Training: loops, evaluation, checkpoints, run directories. `train` is the way in."""
 
 from offpolicy_jax.training.finished import read_finished
-from offpolicy_jax.training.playback import restore, rollouts
+from offpolicy_jax.training.playback import greedy, restore, rollouts
 from offpolicy_jax.training.train import Result, Settings, train
 
-__all__ = ["Result", "Settings", "read_finished", "restore", "rollouts", "train"]
+__all__ = ["Result", "Settings", "greedy", "read_finished", "restore", "rollouts", "train"]

@@ -1,16 +1,19 @@
 """Policies of finished runs: restore a run's newest checkpoint, and roll one seed's policy out as whole episodes."""
 
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from offpolicy_jax import environments
 from offpolicy_jax.demonstrations import Episode
+from offpolicy_jax.environments.absorbing import with_indicator
 from offpolicy_jax.environments.protocols import HostEnvironment, InGraphEnvironment
 from offpolicy_jax.errors import UserError
-from offpolicy_jax.normalization import normalize_observation
+from offpolicy_jax.normalization import Normalizer, normalize_observation
 from offpolicy_jax.training import checkpoints, evaluation
 from offpolicy_jax.training import seeds as seed_axis
 from offpolicy_jax.training.agent import Agent, resolve
@@ -42,6 +45,32 @@ def restore(agent: Agent, settings: Settings, config: Any) -> tuple[Learner, Any
     return carry.learner, traced
 
 
+def greedy(
+    agent: Agent, config: Any, learner: Learner, index: int, absorbing: bool = False
+) -> Callable[[PyTree], jax.Array]:
+    """The greedy policy of the seed at `index` as a function of observations (N, ...), as the environment gives them.
+
+    Actions (N, ...) are in [-1, 1] or integers. Parameters and the normaliser's statistics are constants within it.
+    `absorbing`: the agent observes whether it is in an absorbing state; here it never is.
+    """
+    config, state, normalizer = _of_seed(config, learner, index)
+
+    def policy(observation: PyTree) -> jax.Array:
+        if absorbing:
+            copies = jax.tree.leaves(observation)[0].shape[0]
+            observation = with_indicator(observation, jnp.zeros(copies, bool), jnp)
+        return agent.policy(config, state, normalize_observation(normalizer, observation))
+
+    return policy
+
+
+def _of_seed(config: Any, learner: Learner, index: int) -> tuple[Any, Any, Normalizer | None]:
+    """Config, state and normaliser of one seed."""
+    one = lambda tree: jax.tree.map(lambda x: x[index], tree)  # noqa: E731
+    config = jax.tree.map(lambda x: x[index] if np.ndim(x) else x, config)
+    return config, one(learner.agent), one(learner.replay.normalizer)
+
+
 def rollouts(
     agent: Any,
     environment: Any,
@@ -55,15 +84,13 @@ def rollouts(
 
     `environment` is in-graph, or a host environment of as many copies as episodes.
     """
-    one = lambda tree: jax.tree.map(lambda x: x[index], tree)  # noqa: E731
-    config = jax.tree.map(lambda x: x[index] if np.ndim(x) else x, config)
-    state, normalizer, step = one(learner.agent), one(learner.replay.normalizer), learner.step
+    config, state, normalizer = _of_seed(config, learner, index)
 
     @jax.jit
     def choose(observation, key):
         observation = normalize_observation(normalizer, observation)
         if sampled:
-            return agent.act(config, state, observation, step, key)[0]
+            return agent.act(config, state, observation, learner.step, key)[0]
         return agent.policy(config, state, observation)
 
     reset, advance = _functions(environment, episodes)
