@@ -1,5 +1,6 @@
 """Pictures of a run, drawn with matplotlib's object interface: no window, no global state."""
 
+import itertools
 import os
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -160,6 +161,68 @@ def comparison(
         seeds = " to ".join(str(n) for n in sorted({min(counts), max(counts)}))
         text = f"{caption} {seeds} seeds (thin); thick: their mean; band: its 95\xa0% bootstrap interval."
         figure.supxlabel(textwrap.fill(text, 92 * len(panels) + 10), x=0.015, ha="left", fontsize=8.5, color="0.25")
+        figure.savefig(os.fspath(path), dpi=200)
+
+
+Point = tuple[str, str, Mapping[str, Any], tuple[float | None, float | None, float | None]]
+"""Of a sweep: environment, agent, hyper-parameters by name, and the final return with both ends of its interval."""
+
+
+def hyper_parameters(path: str | os.PathLike[str], points: Sequence[Point], *, ylabel: str = "Final return") -> None:
+    """Draw final returns against every hyper-parameter that varies, a row per environment, and save the picture.
+
+    Points whose return is None (a seed diverged) are crosses at the bottom. Numbers that span more than a factor of 20
+    have a logarithmic axis; other values than numbers are categories.
+    """
+    import matplotlib.style
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    points = [(env, agent, {**values, "agent": agent}, result) for env, agent, values, result in points]
+    envs, names = list(dict.fromkeys(p[0] for p in points)), list(dict.fromkeys(n for p in points for n in p[2]))
+    choices = {name: list(dict.fromkeys(p[2][name] for p in points if name in p[2])) for name in names}
+    varied = [name for name in names if len(choices[name]) > 1 and name != "agent"] or ["agent"]
+    arms = {agent: _ARMS[i % len(_ARMS)] for i, agent in enumerate(choices["agent"])}
+
+    with matplotlib.style.context(["default", _STYLE]):
+        size = (1.4 + 3.6 * len(varied), 0.8 + 3.0 * len(envs))
+        figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.06))
+        FigureCanvasAgg(figure)
+        grid = figure.subplots(len(envs), len(varied), squeeze=False)
+        for (row, env), (column, name) in itertools.product(enumerate(envs), enumerate(varied)):
+            axes, values = grid[row, column], choices[name]
+            numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+            for i, (agent, (color, dashes, marker)) in enumerate(arms.items()):
+                shift = 0.0 if numeric else 0.12 * (i - (len(arms) - 1) / 2)
+                mine = [p for p in points if (p[0], p[1]) == (env, agent) and name in p[2]]
+                x = np.array([p[2][name] if numeric else values.index(p[2][name]) + shift for p in mine], np.float64)
+                y, low, high = np.array([p[3] for p in mine], np.float64).reshape(-1, 3).T
+                order = np.argsort(x, kind="stable")
+                line = dashes if len(varied) == 1 and numeric else "none"
+                style = {"color": color, "marker": marker, "markersize": 5, "linestyle": line, "linewidth": 1.0}
+                axes.plot(x[order], y[order], label=agent, zorder=3, **style)
+                axes.vlines(x, low, high, color=color, linewidth=1.6, alpha=0.6, zorder=2)
+                lost = x[np.isnan(y)]
+                below = axes.get_xaxis_transform()
+                axes.plot(lost, np.full(len(lost), 0.03), "x", color=color, transform=below, clip_on=False)
+            if numeric and min(values) > 0 and max(values) > 20 * min(values):
+                _logarithmic(axes, "x")
+            elif not numeric:
+                axes.set_xticks(range(len(values)), [str(value) for value in values])
+                axes.set_xlim(-0.5, len(values) - 0.5)
+            axes.set_xlabel(name)
+            axes.grid(axis="y", color="0.9", linewidth=0.6)
+            axes.set_axisbelow(True)
+            axes.yaxis.set_major_formatter("{x:,.5g}")
+            if column == 0:
+                axes.set_title(env, loc="left", pad=8)
+                axes.set_ylabel(ylabel)
+        if len(arms) > 1:
+            grid[0, 0].legend(frameon=False)
+        text = "A marker per point: the interquartile mean over its seeds, with its 95\xa0% bootstrap interval."
+        text += " Crosses: points with a diverged seed." * any(p[3][0] is None for p in points)
+        figure.supxlabel(textwrap.fill(text, int(18 * size[0])), x=0.015, ha="left", fontsize=8.5, color="0.25")
         figure.savefig(os.fspath(path), dpi=200)
 
 
