@@ -171,8 +171,8 @@ Point = tuple[str, str, Mapping[str, Any], tuple[float | None, float | None, flo
 def hyper_parameters(path: str | os.PathLike[str], points: Sequence[Point], *, ylabel: str = "Final return") -> None:
     """Draw final returns against every hyper-parameter that varies, a row per environment, and save the picture.
 
-    Points whose return is None (a seed diverged) are crosses at the bottom. Numbers that span more than a factor of 20
-    have a logarithmic axis; other values than numbers are categories.
+    Points whose return is None (a seed diverged) are crosses at the bottom. Up to six different
+    values stand side by side, in order; more numbers have an axis, logarithmic if they span a factor of 8 or more.
     """
     import matplotlib.style
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -192,25 +192,27 @@ def hyper_parameters(path: str | os.PathLike[str], points: Sequence[Point], *, y
         grid = figure.subplots(len(envs), len(varied), squeeze=False)
         for (row, env), (column, name) in itertools.product(enumerate(envs), enumerate(varied)):
             axes, values = grid[row, column], choices[name]
-            numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+            numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+            values = sorted(values) if numbers else values
+            scale = numbers and len(values) > 6
             for i, (agent, (color, dashes, marker)) in enumerate(arms.items()):
-                shift = 0.0 if numeric else 0.12 * (i - (len(arms) - 1) / 2)
+                shift = 0.12 * (i - (len(arms) - 1) / 2)
                 mine = [p for p in points if (p[0], p[1]) == (env, agent) and name in p[2]]
-                x = np.array([p[2][name] if numeric else values.index(p[2][name]) + shift for p in mine], np.float64)
+                x = np.array([p[2][name] if scale else values.index(p[2][name]) + shift for p in mine], np.float64)
                 y, low, high = np.array([p[3] for p in mine], np.float64).reshape(-1, 3).T
                 order = np.argsort(x, kind="stable")
-                line = dashes if len(varied) == 1 and numeric else "none"
+                line = dashes if len(varied) == 1 and numbers else "none"
                 style = {"color": color, "marker": marker, "markersize": 5, "linestyle": line, "linewidth": 1.0}
                 axes.plot(x[order], y[order], label=agent, zorder=3, **style)
                 axes.vlines(x, low, high, color=color, linewidth=1.6, alpha=0.6, zorder=2)
-                lost = x[np.isnan(y)]
-                below = axes.get_xaxis_transform()
-                axes.plot(lost, np.full(len(lost), 0.03), "x", color=color, transform=below, clip_on=False)
-            if numeric and min(values) > 0 and max(values) > 20 * min(values):
-                _logarithmic(axes, "x")
-            elif not numeric:
-                axes.set_xticks(range(len(values)), [str(value) for value in values])
+                if (lost := x[np.isnan(y)]).size:
+                    axes.plot(lost, np.full(len(lost), 0.03), "x", color=color, transform=axes.get_xaxis_transform())
+            axes.margins(x=0.12)
+            if not scale:
+                axes.set_xticks(range(len(values)), [f"{value:g}" if numbers else str(value) for value in values])
                 axes.set_xlim(-0.5, len(values) - 0.5)
+            elif min(values) > 0 and max(values) >= 8 * min(values):
+                _logarithmic(axes, "x")
             axes.set_xlabel(name)
             axes.grid(axis="y", color="0.9", linewidth=0.6)
             axes.set_axisbelow(True)
