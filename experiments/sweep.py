@@ -10,6 +10,10 @@
 --random=N           N points drawn at random (by --seed) within the ranges, for each point of the grid
 --range name=a:b     range of a float in the random search, uniform; a:b:log is uniform in the logarithm
 
+--distributed        one program over the devices of several processes (JAX on several hosts): start the same command in
+                     each, by SLURM or mpirun or with JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID
+--ray                every program is a task of a Ray cluster
+
 All other options are those of run.py and hold for every point: --seeds, --steps, --num-envs, --preset, --config.tau=...
 Points that differ in floats only are one program with one compilation, spread over all devices; other differences
 (sizes, numbers of critics, names) make a program each. Every point is an ordinary run directory; sweep.json, sweep.csv
@@ -41,7 +45,7 @@ import agents
 from experiments.run import flags, parse
 from offpolicy_jax import environments
 from offpolicy_jax.errors import UserError
-from offpolicy_jax.training import Settings, compilation, plots, seeds, train_points
+from offpolicy_jax.training import Settings, compilation, plots, processes, seeds, train_points
 from offpolicy_jax.training.agent import check
 from offpolicy_jax.training.run_directory import RunDirectory
 
@@ -71,6 +75,7 @@ class Sweep:
     directory: pathlib.Path
     arguments: list[str]
     programs: list[Program]
+    engine: str  # here, distributed or ray
     states: dict[str, dict[str, Any]]  # by title: what cannot run and why, and what a resumed sweep has done already
 
 
@@ -78,11 +83,18 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     try:
         sweep = plan(sys.argv[1:] if arguments is None else arguments)
-        compilation.enable_cache()
-        seeds.use_cores(max(len(program.configs) * program.settings.seeds for program in sweep.programs))
-        for env in dict.fromkeys(program.settings.env for program in sweep.programs):
-            environments.make(env)
-        states = run(sweep)
+        if sweep.engine == "ray":
+            states = run_with_ray(sweep)
+        else:
+            prepare(sweep.programs)
+            if sweep.engine == "distributed":
+                processes.connect()
+            for env in dict.fromkeys(program.settings.env for program in sweep.programs):
+                environments.make(env)
+            processes.wait("all have read sweep.json")
+            states = run(sweep)
+            if not processes.first():
+                return 0
     except UserError as error:
         print(f"sweep.py: {error}", file=sys.stderr)
         return 2
@@ -108,6 +120,10 @@ def plan(arguments: list[str]) -> Sweep:
     arguments = [re.sub(r"^--[^=]*", lambda flag: flag.group().replace("_", "-"), a) for a in arguments]
     options, rest = _options(arguments)
     directory = pathlib.Path(options.run_dir or f"runs/sweep-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}")
+    if options.ray:
+        directory = directory.absolute()  # tasks may start elsewhere
+    if options.distributed and (options.ray or not options.run_dir):
+        raise UserError("--distributed needs --run-dir, on a disk that all processes see, and goes without --ray")
     before = _previous(directory, options.resume, options.run_dir)
     given = [a for a in arguments if a != "--resume"]
     if before:
@@ -132,7 +148,9 @@ def plan(arguments: list[str]) -> Sweep:
     steps = {program.title: program.settings.steps for program in programs}
     done = {s["title"]: s for s in (before or {}).get("programs", []) if s["status"] == "done"}
     states |= {title: state for title, state in done.items() if state["steps"] == steps.get(title)}
-    sweep = Sweep(directory, _without(given, "--run-dir"), programs, states)
+    stored = [a for a in _without(given, "--run-dir") if a not in ("--distributed", "--ray")]
+    engine = "ray" if options.ray else "distributed" if options.distributed else "here"
+    sweep = Sweep(directory, stored, programs, engine, states)
     if before and (names := list(_points(sweep))) != (old := [tuple(point) for point in before["points"]]):
         new = next((name for name in names if name not in old), None)
         what = f"has no point {'/'.join(new)}" if new else f"has {len(old)} points, not {len(names)}"
@@ -152,7 +170,8 @@ def _options(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--range", action="append", default=[])
     parser.add_argument("--random", default="0")
     parser.add_argument("--run-dir")
-    parser.add_argument("--resume", action="store_true")
+    for name in ("--resume", "--distributed", "--ray"):
+        parser.add_argument(name, action="store_true")
     try:
         options, rest = parser.parse_known_args(arguments)
     except argparse.ArgumentError as error:
@@ -346,6 +365,45 @@ def run(sweep: Sweep) -> list[dict[str, Any]]:
     return list(states.values())
 
 
+def run_with_ray(sweep: Sweep) -> list[dict[str, Any]]:
+    """`run`, with each program as a task of its own somewhere in a Ray cluster (RAY_ADDRESS; else on this machine).
+
+    A task takes one GPU if there are any, else all cores of a machine. The run directory is on a disk that all see.
+    """
+    try:
+        import ray  # type: ignore[import-not-found]
+        from ray.exceptions import RayError  # type: ignore[import-not-found]
+    except ImportError as error:
+        raise UserError("--ray needs Ray: pip install 'offpolicy-jax[ray]'") from error
+    ray.init(ignore_reinit_error=True, log_to_driver=False)
+    cores = min(int(node["Resources"].get("CPU", 1)) for node in ray.nodes() if node["Alive"])
+    demand: dict[str, Any] = {"num_gpus": 1} if ray.cluster_resources().get("GPU") else {"num_cpus": cores}
+    task = ray.remote(max_calls=1, max_retries=0, **demand)(_execute_in_a_task)  # a process per program
+    states = dict(sweep.states)
+    waiting = {task.remote(program): program.title for program in sweep.programs if program.title not in states}
+    _write(sweep, states)
+    while waiting:
+        (done, *_), _ = ray.wait(list(waiting))
+        title = waiting.pop(done)
+        try:
+            states[title] = ray.get(done)
+        except RayError as error:  # the process is gone, as when a machine runs out of memory
+            states[title] = {"title": title, "status": "failed", "error": " ".join(str(error).split())[:200]}
+        _write(sweep, states)
+    return list(states.values())
+
+
+def prepare(programs: list[Program]) -> None:
+    """Set JAX up for programs of this process, before its first computation."""
+    compilation.enable_cache()
+    seeds.use_cores(max(len(program.configs) * program.settings.seeds for program in programs))
+
+
+def _execute_in_a_task(program: Program) -> dict[str, Any]:
+    prepare([program])
+    return execute(program)
+
+
 def execute(program: Program) -> dict[str, Any]:
     """Train all points of a program; whatever goes wrong is its state, so that the others go on."""
     state: dict[str, Any] = {"title": program.title, "steps": program.settings.steps}
@@ -363,6 +421,8 @@ def execute(program: Program) -> dict[str, Any]:
 
 def _write(sweep: Sweep, states: dict[str, dict[str, Any]]) -> None:
     """sweep.json, sweep.csv and sweep.png, as far as the sweep has come."""
+    if sweep.engine == "distributed" and not processes.first():
+        return
     rows = collect(sweep)
     directory = RunDirectory(sweep.directory)
     document = {

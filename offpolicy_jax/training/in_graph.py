@@ -130,9 +130,12 @@ class Loop:
             ),
             donate_argnums=1,
         )
-        self._clear = jax.jit(
-            lift(learning.clear_totals, in_axes=(learning.TOTALS_AXES,), out_axes=learning.TOTALS_AXES)
-        )
+
+        def clear(totals, finished):
+            return learning.clear_totals(totals), jnp.zeros_like(finished)
+
+        axes = learning.TOTALS_AXES, 0
+        self._clear = jax.jit(lift(clear, in_axes=axes, out_axes=axes))
         # A second or so on a CPU: an update after a rollout of 64 steps counts as much as one after a single step.
         self._iterations_per_call = max(1, 1_000 // (self.lanes.padded * -(-self.iteration_steps // 64)))
 
@@ -154,8 +157,8 @@ class Loop:
 
     def clear_totals(self, carry: Carry) -> Carry:
         """Start the totals anew, after a report."""
-        learner = replace(carry.learner, totals=self._clear(carry.learner.totals))
-        return replace(carry, learner=learner, finished=jnp.zeros_like(carry.finished))
+        totals, finished = self._clear(carry.learner.totals, carry.finished)
+        return replace(carry, learner=replace(carry.learner, totals=totals), finished=finished)
 
     def save(self, carry: Carry) -> tuple[PyTree, dict[str, np.ndarray]]:
         """The carry as a pytree for the checkpoint, and no host arrays."""

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from offpolicy_jax.errors import UserError
-from offpolicy_jax.training import plots
+from offpolicy_jax.training import plots, processes
 from offpolicy_jax.training.run_directory import Row, RunDirectory, loggers
 from offpolicy_jax.training.settings import Settings, differences
 from offpolicy_jax.training.summary import as_json, final_statistics
@@ -27,6 +27,8 @@ class Record:
         self.table: list[Row] = []
         self.directory = RunDirectory(settings.run_dir) if settings.run_dir else None
         self.previous = self._previous()
+        if not processes.first():
+            self.directory = None
         self._loggers: list[Any] = []
 
     def open(self, resolved: Any, schedule: dict[str, int], provenance: dict[str, Any]) -> None:

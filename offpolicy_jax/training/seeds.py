@@ -15,6 +15,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from offpolicy_jax.training import processes
 from offpolicy_jax.transition import PyTree
 
 AXIS = "seeds"
@@ -76,10 +77,10 @@ class Lanes:
         return _map_lanes(lambda x: x[rows], axes, tree)
 
     def take(self, tree: PyTree, axes: Any = 0) -> PyTree:
-        """Leaves (padded, ...) as (count, ...), in the host's memory if there are copies to drop."""
-        if self.padded == self.count:
+        """Leaves (padded, ...) as (count, ...), in the host's memory if there are copies or processes to look past."""
+        if self.padded == self.count and not self._split_over_processes:
             return tree
-        return _map_lanes(lambda x: (x if _is_key(x) else np.asarray(x))[: self.count], axes, tree)
+        return _map_lanes(lambda x: _on_host(x)[: self.count], axes, tree)
 
     def shapes(self, tree: PyTree, axes: Any = 0) -> PyTree:
         """What `take` would return, as shapes."""
@@ -94,15 +95,26 @@ class Lanes:
         """
         if self.mesh.size == 1:
             return jax.device_put(tree)
-        put = lambda axis, subtree: jax.device_put(subtree, NamedSharding(self.mesh, _spec(axis)))  # noqa: E731
+
+        def put(axis, subtree):
+            sharding = NamedSharding(self.mesh, _spec(axis))
+            if self._split_over_processes:
+                return jax.tree.map(lambda x: _from_every_process(x, sharding), subtree)
+            return jax.device_put(subtree, sharding)
+
         return _map_prefix(put, axes, self.pad(tree, axes))
+
+    @property
+    def _split_over_processes(self) -> bool:
+        return self.mesh.size > len(self.mesh.local_devices)
 
 
 def lanes(count: int) -> Lanes:
-    """So many lanes over as many local devices as lower the number that one of them holds."""
-    devices = jax.local_devices()
+    """So many lanes over as many devices as lower the number that one of them holds; over all, of several processes."""
+    devices = jax.devices()
     each = -(-count // len(devices))
-    return Lanes(count, Mesh(np.array(devices[: -(-count // each)]), (AXIS,)))
+    used = -(-count // each) if jax.process_count() == 1 else len(devices)
+    return Lanes(count, Mesh(np.array(devices[:used]), (AXIS,)))
 
 
 def config_axes(config: PyTree) -> PyTree:
@@ -130,8 +142,19 @@ def _spec(axis: int | None) -> P:
     return P() if axis is None else P(AXIS)
 
 
-def _is_key(x: Any) -> bool:
-    return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+def _on_host(x: Any) -> Any:
+    """A whole array as NumPy, or as keys."""
+    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(_on_host(jax.random.key_data(x)))
+    return np.asarray(x) if not isinstance(x, jax.Array) or x.is_fully_addressable else processes.gather(x)
+
+
+def _from_every_process(x: Any, sharding: NamedSharding) -> jax.Array:
+    """An array that every process has, as one of which each holds its part."""
+    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(_from_every_process(jax.random.key_data(x), sharding))
+    x = np.asarray(x)
+    return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
 
 
 def _map_lanes(function: Callable, axes: Any, tree: PyTree) -> PyTree:

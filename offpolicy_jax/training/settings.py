@@ -149,7 +149,7 @@ _MOST_ENVIRONMENTS = 100_000
 
 def _memory_bytes(num_lanes: int) -> float:
     """Memory of the accelerators that so many lanes use, or of the machine."""
-    devices = list(seed_axis.lanes(num_lanes).mesh.devices.flat)
-    return sum((device.memory_stats() or {}).get("bytes_limit", 0) for device in devices) or os.sysconf(
-        "SC_PAGE_SIZE"
-    ) * os.sysconf("SC_PHYS_PAGES")
+    devices = seed_axis.lanes(num_lanes).mesh.local_devices
+    limit = sum((device.memory_stats() or {}).get("bytes_limit", 0) for device in devices)
+    here = limit or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return here * jax.process_count()

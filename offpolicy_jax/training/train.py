@@ -17,7 +17,7 @@ import numpy as np
 
 from offpolicy_jax import demonstrations, environments
 from offpolicy_jax.errors import Diverged, UserError
-from offpolicy_jax.training import checkpoints, compilation, evaluation, host, in_graph, learner
+from offpolicy_jax.training import checkpoints, compilation, evaluation, host, in_graph, learner, processes
 from offpolicy_jax.training import seeds as seed_axis
 from offpolicy_jax.training.agent import Agent, check, resolve, stack
 from offpolicy_jax.training.interruption import Interrupt
@@ -90,12 +90,15 @@ class _Program:
         num_lanes = len(configs) * settings.seeds
         self.checkpoints = pathlib.Path(settings.run_dir) / "checkpoints" if settings.run_dir else None
         self.names, self.records = list(configs), self.make_records(configs)
+        processes.wait("all have looked at the run directories")  # before the first one writes there
         single = make_environment(settings)
         self.config = resolve(stack(list(configs.values()), settings.seeds), single.spec, settings.steps)
         demos = load_demonstrations(agent, settings, single)
         check_memory(agent, settings, self.config, single.spec, num_lanes, demos)
         self.loop, traced = make_loop(agent, settings, self.config, demos, num_lanes)
         self.diverged_at = np.full(num_lanes, -1)
+        if jax.process_count() > 1 and not environments.is_in_graph(single):
+            raise UserError(f"{settings.env} runs on the host, which several processes cannot share: run it in one")
         if environments.is_in_graph(single):
             separate: Any = single
             evaluate, value_bias = evaluation.in_graph, evaluation.value_bias_in_graph
@@ -138,17 +141,19 @@ class _Program:
         total = -(-settings.steps // unit) * unit
         eval_every, report_every = self.schedule["eval_every"], self.schedule["report_every"]
         carry = self.begin(total)
-        step = saved_at = int(carry.learner.step)
+        step, stopped = int(carry.learner.step), False
+        saved_at = step
         if step < total:
             for record in self.records:
                 if record.directory:
                     record.directory.add_commit(self.provenance["commit"])
         with Interrupt() as interrupt, self.progress(total, step) as bar:
-            while step < total and not interrupt.requested:
+            stop = lambda: processes.anywhere(interrupt.requested)  # noqa: E731
+            while step < total and not (stopped := stop()):
                 next_evaluation = min(total, _next_multiple(step, eval_every, unit))
                 target = min(next_evaluation, _next_multiple(step, report_every, unit))
                 clock, compiling = time.perf_counter(), self.compilation.seconds
-                carry = self.loop.advance(carry, target - step, lambda: interrupt.requested)
+                carry = self.loop.advance(carry, target - step, stop)
                 self.training_seconds += time.perf_counter() - clock - (self.compilation.seconds - compiling)
                 self.training_steps += int(carry.learner.step) - step
                 bar.update(int(carry.learner.step) - step)
@@ -158,6 +163,7 @@ class _Program:
                     self.add_evaluations(self.evaluation_rows(carry, step))
                     break
                 if step < target:  # interrupted: what is under way goes into the checkpoint as it is
+                    stopped = True
                     break
                 self.report(carry, step)
                 carry = self.loop.clear_totals(carry)
@@ -167,10 +173,10 @@ class _Program:
                     self.add_evaluations(rows)
                 if (step == next_evaluation and step - saved_at >= settings.checkpoint_every) or step >= total:
                     saved_at = self.checkpoint(carry, step)
-            if interrupt.requested and step > saved_at:
+            if stopped and step > saved_at:
                 self.checkpoint(carry, step)
         summaries = self.finish()
-        interrupted = interrupt.requested and step < total
+        interrupted = stopped and step < total
         states = self.loop.lanes.take(carry.learner.agent)
         if len(self.records) > 1:
             states = jax.tree.map(np.asarray, states)
@@ -291,8 +297,10 @@ class _Program:
                 "training_steps": self.training_steps,
                 "diverged_at": self.diverged_at.tolist(),
             }
-            with RunDirectory(self.checkpoints.parent).disk():
-                checkpoints.save(self.checkpoints, step, *self.loop.save(carry), notes=notes)
+            saved = self.loop.save(carry)
+            if processes.first():
+                with RunDirectory(self.checkpoints.parent).disk():
+                    checkpoints.save(self.checkpoints, step, *saved, notes=notes)
         return step
 
     def finish(self) -> list[dict[str, Any]]:
@@ -321,7 +329,7 @@ class _Program:
             unit="step",
             unit_scale=True,
             desc=f"{self.name} {self.settings.env}" + "".join(f" x{n} {what}" for what, n in counts.items() if n > 1),
-            disable=not self.settings.progress,
+            disable=not (self.settings.progress and processes.first()),
             file=sys.stderr,
             dynamic_ncols=True,
         )

@@ -64,7 +64,7 @@ def test_a_random_search_draws_within_its_ranges():
     ("arguments", "message"),
     [
         ([], "--agents is missing"),
-        (["--agents=sac,dsac"], "unknown agent 'dsac': did you mean dsac_t"),
+        (["--agents=sac,dsac"], "unknown agent 'dsac': did you mean"),
         (["--agents=sac", "--envs=HalfCheeta-v5"], "HalfCheetah-v5"),
         (["--agent=sac"], "did you mean --agents"),
         (["--agents=sac", "--env=Hopper-v5"], "did you mean --envs"),
