@@ -115,7 +115,12 @@ def _manifest(path: pathlib.Path) -> dict[str, Any]:
 def _checkpointer() -> Any:
     import orbax.checkpoint as ocp  # slow to import, and only runs with a directory need it
 
-    return ocp.PyTreeCheckpointer()
+    if jax.process_count() == 1:
+        return ocp.PyTreeCheckpointer()
+    index = jax.process_index()  # what is saved is whole in every process: each is on its own, and waits for no other
+    alone = ocp.options.MultiprocessingOptions(index, {index}, barrier_sync_key_prefix=f"process_{index}")
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
+    return ocp.Checkpointer(handler, multiprocessing_options=alone)
 
 
 def _complete(directory: pathlib.Path) -> list[pathlib.Path]:
