@@ -1,8 +1,10 @@
 """experiments/sweep.py as a user meets it: what becomes a program, what fails alone, what a killed sweep resumes to."""
 
 import json
+import os
 import pathlib
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -86,6 +88,7 @@ def test_a_random_search_draws_within_its_ranges():
         (["--agents=sac", "--stpes=10"], "unknown option --stpes: did you mean --steps"),
         (["--agents=sac", "--steps=0"], "--steps must be at least 1"),
         (["--agents=sac", "--debug-nans"], "use run.py"),
+        (["--agents=sac", "--distributed"], "--distributed needs --run-dir"),
         (["--agents=sac", "--resume"], "--resume needs --run-dir"),
     ],
 )
@@ -155,6 +158,28 @@ def test_the_best_point_and_the_lost_ones():
     lines = sweep.describe(rows).splitlines()
     assert "tau=0.2" in lines[2] and "[-2.0, 0.0]" in lines[2] and "1 of 2 seeds diverged" in lines[4]
     assert lines[-1].startswith("  best: tau=0.2") and "fresh" in lines[-1]
+
+
+def test_two_processes_are_one(tmp_path):
+    command = [sys.executable, str(ROOT / "experiments/sweep.py"), "--agents=sac", "--grid=learning_rate=1e-4,1e-3"]
+    with socket.socket() as server:
+        server.bind(("localhost", 0))
+        address = f"localhost:{server.getsockname()[1]}"
+    processes = []
+    for i in (0, 1):
+        flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=1", "JAX_COORDINATOR_ADDRESS": address}
+        flags |= {"JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": str(i)}
+        options = [*TINY, "--distributed", f"--run-dir={tmp_path}/two"]
+        processes.append(subprocess.Popen([*command, *options], env={**os.environ, **flags}, stdout=subprocess.PIPE))
+    printed = [process.communicate()[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0] and b"best:" in printed[0] + printed[1]
+    flags = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    subprocess.run([*command, *TINY, f"--run-dir={tmp_path}/one"], check=True, env=flags, stdout=subprocess.DEVNULL)
+    runs = [path.relative_to(tmp_path / "one") for path in tmp_path.glob("one/*/learning_rate=*")]
+    assert len(runs) == 2
+    for run in runs:
+        for name in ("evaluations.csv", "metrics.csv"):
+            assert (tmp_path / "one" / run / name).read_bytes() == (tmp_path / "two" / run / name).read_bytes()
 
 
 def test_a_killed_sweep_resumes_to_the_same_bytes(tmp_path):
