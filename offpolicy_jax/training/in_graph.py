@@ -136,8 +136,10 @@ class Loop:
 
         axes = learning.TOTALS_AXES, 0
         self._clear = jax.jit(lift(clear, in_axes=axes, out_axes=axes))
-        # A second or so on a CPU: an update after a rollout of 64 steps counts as much as one after a single step.
-        self._iterations_per_call = max(1, 1_000 // (self.lanes.padded * -(-self.iteration_steps // 64)))
+        # A second or so: an update after a rollout of 64 steps counts as much as one after a single step, and lanes
+        # follow each other on a CPU.
+        lanes = self.lanes.padded if jax.default_backend() == "cpu" else 1
+        self._iterations_per_call = max(1, 1_000 // (lanes * -(-self.iteration_steps // 64)))
 
     def start(self, keys: jax.Array, seeds: np.ndarray) -> Carry:
         """The carry before the first step, for keys (S,); seeds are unused in-graph."""

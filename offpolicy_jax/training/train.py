@@ -134,6 +134,9 @@ class _Program:
             path = None if root is None else str(root / name)
             record = Record(self.name, dataclasses.replace(settings, run_dir=path), config, kinds, program)
             records.append(record)
+        gone = [name for name, record in zip(configs, records, strict=True) if record.previous is None]
+        if gone and self.checkpoints and checkpoints.newest(self.checkpoints):
+            raise UserError(f"{root} has checkpoints, but no run {gone[0]!r}: choose another --run-dir")
         return records
 
     def train(self) -> dict[str, Result]:
@@ -197,7 +200,7 @@ class _Program:
         seeds = np.tile(np.arange(settings.seed, settings.seed + settings.seeds), runs)
         carry = self.loop.start(jnp.tile(seed_axis.keys(settings.seed, settings.seeds), runs), seeds)
         newest = checkpoints.newest(self.checkpoints) if self.checkpoints else None
-        if newest is None or not any(record.previous for record in self.records):
+        if newest is None:
             for record in self.records:
                 record.rewind(0)
             return carry

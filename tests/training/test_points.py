@@ -112,6 +112,9 @@ def test_every_point_is_a_run_directory(tmp_path):
         train_points(sac, settings(run_dir=str(root), resume=True), {"low": configs["low"]})
     with pytest.raises(UserError, match=r"learning_rate=0.0001, not 0.5"):
         train_points(sac, settings(run_dir=str(root), resume=True), configs | {"low": point(learning_rate=0.5)})
+    (root / "low").rename(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="has checkpoints, but no run 'low'"):
+        train_points(sac, settings(run_dir=str(root), resume=True), configs)
 
 
 def test_points_that_fix_other_shapes_are_refused():
