@@ -218,18 +218,18 @@ def _replace(record: Any, values: dict[str, Any]) -> Any:
     return dataclasses.replace(record, **{k: typed(k, v) for k, v in values.items()})
 
 
-def _flags(config: Any, prefix: str) -> list[str]:
+def flags(config: Any, prefix: str) -> list[str]:
     """Flags of a config's fields, and of those of the configs within it."""
-    flags = []
+    found = []
     for field in dataclasses.fields(config):
         inner = dataclasses.is_dataclass(field.default)
-        flags += _flags(field.default, f"{prefix}{field.name}.") if inner else [prefix + field.name]
-    return flags
+        found += flags(field.default, f"{prefix}{field.name}.") if inner else [prefix + field.name]
+    return found
 
 
 def _unknown(argument: str, options: Any) -> str:
     flag = argument.split("=", 1)[0]
-    known = [k if k.startswith("--config.") else k.replace("_", "-") for k in _flags(options, "--")]
+    known = [k if k.startswith("--config.") else k.replace("_", "-") for k in flags(options, "--")]
     near = difflib.get_close_matches(flag.replace("-", "_"), [k.replace("-", "_") for k in known], n=3)
     names = [next(k for k in known if k.replace("-", "_") == n) for n in near]
     return f"unknown option {flag}" + (f": did you mean {' or '.join(names)}?" if names else ": see --help")

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import typing
+from collections.abc import Sequence
 from typing import Any, Protocol, TypeVar
 
 import jax
@@ -77,6 +78,24 @@ def resolve(config: C, spec: EnvironmentSpec, steps: int) -> C:
     if getattr(config, "anneal_steps", 0) == -1:
         changes["anneal_steps"] = steps
     return dataclasses.replace(config, **changes)  # type: ignore[type-var]
+
+
+def stack(configs: Sequence[C], num_seeds: int) -> C:
+    """One config for the lanes of several, S seeds each: floats that differ become (S * len(configs),).
+
+    Raises UserError if they differ in more than floats.
+    """
+
+    def leaf(*values):
+        arrays = [np.asarray(value, np.float64) for value in values]
+        if all(array.ndim == 0 and array == arrays[0] for array in arrays):
+            return values[0]
+        return np.concatenate([np.broadcast_to(array, (num_seeds,)) for array in arrays])
+
+    try:
+        return jax.tree.map(leaf, *configs)
+    except ValueError as error:
+        raise UserError("configs of one program may differ in floats only: the others fix its shapes") from error
 
 
 def check(config: Any, num_seeds: int = 1, path: str = "config") -> None:

@@ -77,9 +77,10 @@ def read_notes(path: pathlib.Path) -> tuple[int, dict[str, Any]]:
     return manifest["step"], manifest["notes"]
 
 
-def restore(path: pathlib.Path, like: Any) -> tuple[Any, dict[str, np.ndarray]]:
+def restore(path: pathlib.Path, like: Any, has_axis: Any = None, first: int = 0) -> tuple[Any, dict[str, np.ndarray]]:
     """The carry and host arrays of a checkpoint. `like`: a carry of the same run (arrays or shapes).
 
+    A checkpoint of more lanes gives those from `first` on, of the leaves that `has_axis` marks; host arrays are whole.
     Raises UserError, one line, if the checkpoint is damaged or belongs to another program.
     """
     manifest, advice = _manifest(path), _advice(path)
@@ -93,6 +94,11 @@ def restore(path: pathlib.Path, like: Any) -> tuple[Any, dict[str, np.ndarray]]:
     except Exception as error:  # orbax and tensorstore raise many kinds
         raise UserError(f"cannot read the checkpoint {path} ({type(error).__name__}): {advice}") from error
     mismatch = f"the checkpoint {path} belongs to another program or version: {advice}"
+    if has_axis is not None:
+        leaves = jax.tree_util.tree_leaves_with_path(like)
+        for (place, x), with_axis in zip(leaves, jax.tree.leaves(has_axis), strict=True):
+            if with_axis and (name := jax.tree_util.keystr(place)) in stored:
+                stored[name] = stored[name][first : first + x.shape[0]]
     return _unflatten(stored, manifest["rows"], like, mismatch), host
 
 
@@ -111,7 +117,12 @@ def _manifest(path: pathlib.Path) -> dict[str, Any]:
 def _checkpointer() -> Any:
     import orbax.checkpoint as ocp  # slow to import, and only runs with a directory need it
 
-    return ocp.PyTreeCheckpointer()
+    if jax.process_count() == 1:
+        return ocp.PyTreeCheckpointer()
+    index = jax.process_index()  # what is saved is whole in every process: each is on its own, and waits for no other
+    alone = ocp.options.MultiprocessingOptions(index, {index}, barrier_sync_key_prefix=f"process_{index}")
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
+    return ocp.Checkpointer(handler, multiprocessing_options=alone)
 
 
 def _complete(directory: pathlib.Path) -> list[pathlib.Path]:

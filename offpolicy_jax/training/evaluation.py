@@ -16,6 +16,7 @@ from offpolicy_jax.environments.protocols import HostEnvironment, InGraphEnviron
 from offpolicy_jax.normalization import normalize_observation, normalize_reward
 from offpolicy_jax.training import seeds as seed_axis
 from offpolicy_jax.training.learner import Learner
+from offpolicy_jax.training.seeds import Lanes
 from offpolicy_jax.transition import PyTree
 
 Policy = Callable[[Any, Any, PyTree], jax.Array]
@@ -26,7 +27,7 @@ UNLIMITED_EPISODE_STEPS = 1_000
 """Evaluation episodes are cut here in environments that have no time limit: a greedy policy may never end one."""
 
 
-def in_graph(policy: Policy, environment: InGraphEnvironment, config: Any, num_seeds: int, episodes: int, mesh: Any):
+def in_graph(policy: Policy, environment: InGraphEnvironment, config: Any, lanes: Lanes, episodes: int):
     """A function learner -> (returns, lengths), NumPy (S, episodes), for environments in JAX.
 
     `policy(config, state, observation)` is an agent's `policy` or `mixture_policy`; row e is episode e.
@@ -50,31 +51,34 @@ def in_graph(policy: Policy, environment: InGraphEnvironment, config: Any, num_s
         return jax.lax.while_loop(unfinished, step, carry)[3:]
 
     axes = seed_axis.config_axes(config)
-    compiled = jax.jit(seed_axis.over_seeds(evaluate, (axes, 0, 0), (0, 0), num_seeds, mesh))
+    compiled = jax.jit(lanes.lift(evaluate, (axes, 0, 0), (0, 0)))
+    config = lanes.place(config, axes)
 
     def run(learner: Learner) -> tuple[np.ndarray, np.ndarray]:
-        returns, lengths = compiled(config, learner.agent, learner.replay.normalizer)
+        returns, lengths = lanes.take(compiled(config, learner.agent, learner.replay.normalizer))
         return np.asarray(returns), np.asarray(lengths)
 
     return run
 
 
-def host(policy: Policy, environment: HostEnvironment, config: Any, num_seeds: int, episodes: int, mesh: Any):
+def host(policy: Policy, environment: HostEnvironment, config: Any, lanes: Lanes, episodes: int):
     """The same for a vector environment of S x episodes on the host."""
 
     def act(config, state, normalizer, observation):
         return policy(config, state, normalize_observation(normalizer, observation))
 
     axes = seed_axis.config_axes(config)
-    compiled = jax.jit(seed_axis.over_seeds(act, (axes, 0, 0, 0), 0, num_seeds, mesh))
-    shape = (num_seeds, episodes)
+    compiled = jax.jit(lanes.lift(act, (axes, 0, 0, 0), 0))
+    config = lanes.place(config, axes)
+    shape = (lanes.count, episodes)
     split = functools.partial(jax.tree.map, lambda x: x.reshape(*shape, *x.shape[1:]))
 
     def run(learner: Learner) -> tuple[np.ndarray, np.ndarray]:
-        observation = split(environment.reset(np.tile(SEED + np.arange(episodes), num_seeds)))
+        observation = split(environment.reset(np.tile(SEED + np.arange(episodes), lanes.count)))
         alive, returns, lengths = np.ones(shape, bool), np.zeros(shape), np.zeros(shape, int)
         while (alive & (lengths < _limit(environment))).any():
-            action = np.asarray(compiled(config, learner.agent, learner.replay.normalizer, observation))
+            action = compiled(config, learner.agent, learner.replay.normalizer, lanes.pad(observation))
+            action = np.asarray(lanes.take(action))
             observation, _, reward, terminated, truncated = map(
                 split, environment.step(action.reshape(-1, *action.shape[2:]))
             )
@@ -85,9 +89,7 @@ def host(policy: Policy, environment: HostEnvironment, config: Any, num_seeds: i
     return run
 
 
-def value_bias_in_graph(
-    agent: Any, environment: InGraphEnvironment, config: Any, num_seeds: int, episodes: int, mesh: Any
-):
+def value_bias_in_graph(agent: Any, environment: InGraphEnvironment, config: Any, lanes: Lanes, episodes: int):
     """A function learner -> (bias, mean prediction), NumPy (S,), in units of reward: see `diagnostics.value_bias`."""
 
     def rollout(config, state, normalizer):
@@ -103,33 +105,36 @@ def value_bias_in_graph(
         return jax.lax.scan(step, begun, _action_keys(environment))[1]
 
     axes = seed_axis.config_axes(config)
-    compiled = jax.jit(seed_axis.over_seeds(rollout, (axes, 0, 0), 0, num_seeds, mesh))
+    compiled = jax.jit(lanes.lift(rollout, (axes, 0, 0), 0))
+    placed = lanes.place(config, axes)
 
     def run(learner: Learner) -> tuple[np.ndarray, np.ndarray]:
-        taken = jax.tree.map(np.asarray, compiled(config, learner.agent, learner.replay.normalizer))
+        taken = map(np.asarray, lanes.take(compiled(placed, learner.agent, learner.replay.normalizer)))
         return _bias(config, *(np.moveaxis(x, 1, 0) for x in taken))  # (S, T, E) -> (T, S, E)
 
     return run
 
 
-def value_bias_host(agent: Any, environment: HostEnvironment, config: Any, num_seeds: int, episodes: int, mesh: Any):
+def value_bias_host(agent: Any, environment: HostEnvironment, config: Any, lanes: Lanes, episodes: int):
     """The same for a vector environment of S x episodes on the host."""
 
     def predict(config, state, normalizer, observation, key):
         return agent.predict(config, state, normalize_observation(normalizer, observation), key)
 
     axes = seed_axis.config_axes(config)
-    compiled = jax.jit(seed_axis.over_seeds(predict, (axes, 0, 0, 0, None), 0, num_seeds, mesh))
-    scale = jax.jit(seed_axis.over_seeds(normalize_reward, (0, 0), 0, num_seeds, mesh))
-    shape = (num_seeds, episodes)
+    compiled = jax.jit(lanes.lift(predict, (axes, 0, 0, 0, None), 0))
+    placed = lanes.place(config, axes)
+    scale = jax.jit(lanes.lift(normalize_reward, (0, 0), 0))
+    shape = (lanes.count, episodes)
     split = functools.partial(jax.tree.map, lambda x: x.reshape(*shape, *x.shape[1:]))
 
     def run(learner: Learner) -> tuple[np.ndarray, np.ndarray]:
         normalizer, taken = learner.replay.normalizer, []
-        observation = split(environment.reset(np.tile(SEED + np.arange(episodes), num_seeds)))
+        observation = split(environment.reset(np.tile(SEED + np.arange(episodes), lanes.count)))
         alive = np.ones(shape, bool)
         for key in _action_keys(environment):
-            action, value, bonus = map(np.asarray, compiled(config, learner.agent, normalizer, observation, key))
+            predicted = compiled(placed, learner.agent, normalizer, lanes.pad(observation), key)
+            action, value, bonus = map(np.asarray, lanes.take(predicted))
             observation, _, reward, terminated, truncated = map(
                 split, environment.step(action.reshape(-1, *action.shape[2:]))
             )
@@ -138,7 +143,8 @@ def value_bias_host(agent: Any, environment: HostEnvironment, config: Any, num_s
             if not alive.any():
                 break
         value, reward, *rest = (np.stack(x) for x in zip(*taken, strict=True))
-        reward = np.asarray(scale(normalizer, np.moveaxis(reward, 0, 1)))  # (S, T, E): one call for all steps
+        reward = lanes.pad(np.moveaxis(reward, 0, 1))  # (S, T, E): one call for all steps
+        reward = np.asarray(lanes.take(scale(normalizer, reward)))
         return _bias(config, value, np.moveaxis(reward, 1, 0), *rest)
 
     return run

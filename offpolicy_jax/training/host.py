@@ -5,7 +5,6 @@ The action for the next observation is dispatched before the update that follows
 stepping and Python run while the device learns: the policy that acts is one update older than in the in-graph loop.
 """
 
-import functools
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -38,6 +37,12 @@ class Carry:
     finished: np.ndarray  # float64 (S, 3): episodes, sum of returns, sum of lengths since the last report
 
 
+AXES: Any = Carry(
+    learner=learning.AXES,
+    **dict.fromkeys(("observation", "action", "extras", "episode_return", "episode_length", "finished"), 0),  # type: ignore[arg-type]
+)
+
+
 class Loop:
     """The host loop of one agent, vector environment and set of seeds. Only the environment has hidden state."""
 
@@ -46,23 +51,23 @@ class Loop:
         agent: Agent,
         environment: HostEnvironment,
         config: Any,
-        num_seeds: int,
+        num_lanes: int,
         num_envs: int,
         normalize_observations: bool = False,
         normalize_rewards: bool = False,
         demonstrations: Transition | None = None,
         clip_rewards: bool = False,
     ):
-        self.mesh = seed_axis.mesh(num_seeds)
+        self.lanes = seed_axis.lanes(num_lanes)
+        self.axes = AXES
         self.iteration_steps = config.rollout_length * num_envs
         self._environment = environment
-        self._shape = (num_seeds, num_envs)
+        self._shape = (num_lanes, num_envs)
         self._rollout_length = config.rollout_length
         self._warmup = getattr(config, "learning_starts", 0)
         axes = seed_axis.config_axes(config)
-        self._config = seed_axis.place(config, axes, self.mesh)
-
-        self._demonstrations = seed_axis.place(demonstrations, None, self.mesh)
+        self._config = self.lanes.place(config, axes)
+        self._demonstrations = self.lanes.place(demonstrations, None)
 
         def start(config, key, demonstrations):
             normalize, spec = (normalize_observations, normalize_rewards), environment.spec
@@ -77,7 +82,7 @@ class Loop:
         def learn(config, state, totals, replay, keys, step):
             return learning.learn(agent, config, state, totals, replay, keys, step)
 
-        lift = functools.partial(seed_axis.over_seeds, num_seeds=num_seeds, mesh=self.mesh)
+        lift = self.lanes.lift
         replay_axes, totals_axes = ring.SEED_AXES, learning.TOTALS_AXES
         self._start = jax.jit(lift(start, in_axes=(axes, 0, None), out_axes=learning.AXES))
         self._act = jax.jit(lift(act, in_axes=(axes, 0, 0, 0, None, 0), out_axes=(0, 0)))
@@ -91,9 +96,9 @@ class Loop:
 
     def start(self, keys: jax.Array, seeds: np.ndarray) -> Carry:
         """The carry before the first step, for keys (S,) and integer seeds (S,) of the environments."""
-        learner = self._start(self._config, keys, self._demonstrations)
+        learner = self._start(self._config, self.lanes.place(keys), self._demonstrations)
         observation = self._environment.reset(environment_seeds(seeds, self._shape[1]))
-        return self._begin(learner, observation, np.zeros((len(seeds), 3)))
+        return self._begin(learner, observation, np.zeros((self.lanes.padded, 3)))
 
     def advance(self, carry: Carry, steps: int, stop: Callable[[], bool]) -> Carry:
         """Run `steps` environment steps per seed, or fewer whole iterations if `stop()`. The carry is consumed."""
@@ -103,7 +108,7 @@ class Loop:
         agent, totals, replay, keys = learner.agent, learner.totals, learner.replay, learner.keys
         step = start
         while step - start < steps and not (stop() and (step - start) % self.iteration_steps == 0):
-            taken = self._environment.step(np.asarray(action).reshape(-1, *action.shape[2:]))
+            taken = self._environment.step(self._join(action))
             next_observation, successor, reward, terminated, truncated = self._split(taken)
             before, step = step, step + num_envs
             transition = Transition(observation, action, reward, successor, terminated, truncated, extras)
@@ -130,7 +135,7 @@ class Loop:
 
     def save(self, carry: Carry) -> tuple[PyTree, dict[str, np.ndarray]]:
         """The carry as a pytree for the checkpoint, and the environments' state as host arrays."""
-        return carry, self._environment.get_state()
+        return self.lanes.take(carry, AXES), self._environment.get_state()
 
     def load(self, carry: Carry, host: dict[str, np.ndarray]) -> Carry:
         """A carry as it was saved, with the environments put back where they were.
@@ -138,9 +143,9 @@ class Loop:
         Environments that cannot be saved exactly (Box2D) start new episodes, with a warning.
         """
         self._environment.set_state(host)
-        learner = seed_axis.place(carry.learner, learning.AXES, self.mesh)
-        action, extras = seed_axis.place((carry.action, carry.extras), 0, self.mesh)
-        carry = jax.tree.map(np.asarray, replace(carry, learner=None, action=None, extras=None))
+        learner = self.lanes.place(carry.learner, learning.AXES)
+        action, extras = self.lanes.place((carry.action, carry.extras))
+        carry = self.lanes.pad(jax.tree.map(np.asarray, replace(carry, learner=None, action=None, extras=None)))
         carry = replace(carry, learner=learner, action=action, extras=extras)
         if self._environment.exact_resume:
             return carry
@@ -156,12 +161,16 @@ class Loop:
         observation, step = self._split(observation), np.int32(learner.step)
         normalizer = learner.replay.normalizer
         action, extras = self._act(self._config, learner.agent, normalizer, learner.keys, step, observation)
-        nothing = np.zeros(self._shape)
+        nothing = np.zeros((self.lanes.padded, self._shape[1]))
         return Carry(learner, observation, action, extras, nothing, nothing.astype(np.int64), finished)
 
     def _split(self, tree: PyTree) -> PyTree:
-        """Leaves (S * E, ...) as (S, E, ...)."""
-        return jax.tree.map(lambda x: x.reshape(*self._shape, *x.shape[1:]), tree)
+        """Leaves (S * E, ...) as (S, E, ...), padded: the copies have no environments of their own."""
+        return self.lanes.pad(jax.tree.map(lambda x: x.reshape(*self._shape, *x.shape[1:]), tree))
+
+    def _join(self, action: jax.Array) -> np.ndarray:
+        """Actions (S, E, ...) as those of the environments, (S * E, ...)."""
+        return np.asarray(self.lanes.take(action)).reshape(-1, *action.shape[2:])
 
 
 def environment_seeds(seeds: np.ndarray, num_envs: int) -> np.ndarray:

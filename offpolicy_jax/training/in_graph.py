@@ -99,19 +99,20 @@ class Loop:
         agent: Agent,
         environment: InGraphEnvironment,
         config: Any,
-        num_seeds: int,
+        num_lanes: int,
         num_envs: int,
         normalize_observations: bool = False,
         normalize_rewards: bool = False,
         demonstrations: Transition | None = None,
         clip_rewards: bool = False,
     ):
-        self.mesh = seed_axis.mesh(num_seeds)
+        self.lanes = seed_axis.lanes(num_lanes)
+        self.axes = AXES
         self.iteration_steps = config.rollout_length * num_envs
         self._warmup = -(-getattr(config, "learning_starts", 0) // self.iteration_steps)
-        self._config = seed_axis.place(config, seed_axis.config_axes(config), self.mesh)
-
-        self._demonstrations = seed_axis.place(demonstrations, None, self.mesh)
+        axes = seed_axis.config_axes(config)
+        self._config = self.lanes.place(config, axes)
+        self._demonstrations = self.lanes.place(demonstrations, None)
 
         def begin(config, key, demonstrations):
             normalize, spec = (normalize_observations, normalize_rewards), environment.spec
@@ -120,8 +121,7 @@ class Loop:
             nothing = jnp.zeros(num_envs)
             return Carry(learner, state, observation, nothing, nothing.astype(jnp.int32), jnp.zeros(3))
 
-        lift = functools.partial(seed_axis.over_seeds, num_seeds=num_seeds, mesh=self.mesh)
-        axes = seed_axis.config_axes(config)
+        lift = self.lanes.lift
         self._begin = jax.jit(lift(begin, in_axes=(axes, 0, None), out_axes=AXES))
         self._run = jax.jit(
             lift(
@@ -131,15 +131,20 @@ class Loop:
             ),
             donate_argnums=1,
         )
-        self._clear = jax.jit(
-            lift(learning.clear_totals, in_axes=(learning.TOTALS_AXES,), out_axes=learning.TOTALS_AXES)
-        )
-        # A second or so on a CPU: an update after a rollout of 64 steps counts as much as one after a single step.
-        self._iterations_per_call = max(1, 1_000 // (num_seeds * -(-self.iteration_steps // 64)))
+
+        def clear(totals, finished):
+            return learning.clear_totals(totals), jnp.zeros_like(finished)
+
+        axes = learning.TOTALS_AXES, 0
+        self._clear = jax.jit(lift(clear, in_axes=axes, out_axes=axes))
+        # A second or so: an update after a rollout of 64 steps counts as much as one after a single step, and lanes
+        # follow each other on a CPU.
+        lanes = self.lanes.padded if jax.default_backend() == "cpu" else 1
+        self._iterations_per_call = max(1, 1_000 // (lanes * -(-self.iteration_steps // 64)))
 
     def start(self, keys: jax.Array, seeds: np.ndarray) -> Carry:
         """The carry before the first step, for keys (S,); seeds are unused in-graph."""
-        return self._begin(self._config, keys, self._demonstrations)
+        return self._begin(self._config, self.lanes.place(keys), self._demonstrations)
 
     def advance(self, carry: Carry, steps: int, stop: Callable[[], bool]) -> Carry:
         """Run `steps` environment steps per seed, or fewer whole iterations if `stop()`. The carry is consumed."""
@@ -155,16 +160,16 @@ class Loop:
 
     def clear_totals(self, carry: Carry) -> Carry:
         """Start the totals anew, after a report."""
-        learner = replace(carry.learner, totals=self._clear(carry.learner.totals))
-        return replace(carry, learner=learner, finished=jnp.zeros_like(carry.finished))
+        totals, finished = self._clear(carry.learner.totals, carry.finished)
+        return replace(carry, learner=replace(carry.learner, totals=totals), finished=finished)
 
     def save(self, carry: Carry) -> tuple[PyTree, dict[str, np.ndarray]]:
         """The carry as a pytree for the checkpoint, and no host arrays."""
-        return carry, {}
+        return self.lanes.take(carry, AXES), {}
 
     def load(self, carry: Carry, host: dict[str, np.ndarray]) -> Carry:
         """A carry as it was saved, back on the devices."""
-        return seed_axis.place(carry, AXES, self.mesh)
+        return self.lanes.place(carry, AXES)
 
     def close(self) -> None:
         """Nothing to free."""

@@ -1,6 +1,5 @@
 """Policies of finished runs: restore a run's newest checkpoint, and roll one seed's policy out as whole episodes."""
 
-import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -32,15 +31,18 @@ def restore(agent: Agent, settings: Settings, config: Any) -> tuple[Learner, Any
     Raises UserError if there is none, or if settings and config give arrays of other shapes than the run's.
     """
     directory = RunDirectory(settings.run_dir or "")
-    newest = checkpoints.newest(pathlib.Path(directory.checkpoints))
+    program = (directory.read_config() or {}).get("program")  # of a run that is one point of a sweep
+    newest = checkpoints.newest(directory.path / program["checkpoints"] if program else directory.checkpoints)
     if newest is None:
         raise UserError(f"{settings.run_dir} has no checkpoint of a run")
     single = make_environment(settings)
     config = resolve(config, single.spec, settings.steps)
-    loop, traced = make_loop(agent, settings, config, load_demonstrations(agent, settings, single))
+    loop, traced = make_loop(agent, settings, config, load_demonstrations(agent, settings, single), settings.seeds)
     seeds = np.arange(settings.seed, settings.seed + settings.seeds)
     carry = loop.start(seed_axis.keys(settings.seed, settings.seeds), seeds)
-    carry, _ = checkpoints.restore(newest, carry)
+    like = loop.lanes.shapes(carry, loop.axes)
+    lanes = (seed_axis.has_axis(loop.axes, like), program["lanes"]["first"]) if program else ()
+    carry, _ = checkpoints.restore(newest, like, *lanes)
     loop.close()
     return carry.learner, traced
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import math
 import os
 import textwrap
@@ -278,6 +279,55 @@ def probabilities(
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
         figure.suptitle(title, x=0.015, ha="left", fontsize=_STYLE["axes.titlesize"])
+
+
+Point = tuple[str, str, Mapping[str, Any], tuple[float | None, float | None, float | None]]
+"""Of a sweep: environment, agent, hyper-parameters by name, and the final return with both ends of its interval."""
+
+
+def hyper_parameters(path: str | os.PathLike[str], points: Sequence[Point], *, ylabel: str = "Final return") -> None:
+    """Draw final returns against every hyper-parameter that varies, a row per environment, and save the picture.
+
+    Points whose return is None (a seed diverged) are crosses at the bottom. Up to six different
+    values stand side by side, in order; more numbers have an axis, logarithmic if they span a factor of 8 or more.
+    """
+    points = [(env, agent, {**values, "agent": agent}, result) for env, agent, values, result in points]
+    envs, names = list(dict.fromkeys(p[0] for p in points)), list(dict.fromkeys(n for p in points for n in p[2]))
+    choices = {name: list(dict.fromkeys(p[2][name] for p in points if name in p[2])) for name in names}
+    varied = [name for name in names if len(choices[name]) > 1 and name != "agent"] or ["agent"]
+    arms = _styles(choices["agent"])
+    text = "A marker per point: the interquartile mean over its seeds, with its 95\xa0% bootstrap interval."
+    text += " Crosses: points with a diverged seed." * any(p[3][0] is None for p in points)
+
+    with _picture(path, (1.4 + 3.6 * len(varied), 0.8 + 3.0 * len(envs)), text) as figure:
+        grid = figure.subplots(len(envs), len(varied), squeeze=False)
+        for (row, env), (column, name) in itertools.product(enumerate(envs), enumerate(varied)):
+            axes, values = grid[row, column], choices[name]
+            numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+            values = sorted(values) if numbers else values
+            scale = numbers and len(values) > 6
+            for i, (agent, (color, dashes, marker)) in enumerate(arms.items()):
+                shift = 0.12 * (i - (len(arms) - 1) / 2)
+                mine = [p for p in points if (p[0], p[1]) == (env, agent) and name in p[2]]
+                x = np.array([p[2][name] if scale else values.index(p[2][name]) + shift for p in mine], np.float64)
+                y, low, high = np.array([p[3] for p in mine], np.float64).reshape(-1, 3).T
+                order = np.argsort(x, kind="stable")
+                line = dashes if len(varied) == 1 and numbers else "none"
+                style = {"color": color, "marker": marker, "markersize": 5, "linestyle": line, "linewidth": 1.0}
+                axes.plot(x[order], y[order], label=agent, zorder=3, **style)
+                axes.vlines(x, low, high, color=color, linewidth=1.6, alpha=0.6, zorder=2)
+                if (lost := x[np.isnan(y)]).size:
+                    axes.plot(lost, np.full(len(lost), 0.03), "x", color=color, transform=axes.get_xaxis_transform())
+            axes.margins(x=0.12)
+            if not scale:
+                axes.set_xticks(range(len(values)), [f"{value:g}" if numbers else str(value) for value in values])
+                axes.set_xlim(-0.5, len(values) - 0.5)
+            elif min(values) > 0 and max(values) >= 8 * min(values):
+                _logarithmic(axes, "x")
+            _frame(axes, "" if column else env, name, "" if column else ylabel)
+            axes.yaxis.set_major_formatter("{x:,.5g}")
+        if len(arms) > 1:
+            grid[0, 0].legend(frameon=False)
 
 
 @contextlib.contextmanager

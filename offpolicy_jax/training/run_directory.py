@@ -43,16 +43,16 @@ class RunDirectory:
 
     def create(self, **document: Any) -> None:
         """Write config.json: what was asked, what it resolved to, and the versions it ran with."""
-        document |= {"command": " ".join(sys.argv), **provenance()}
+        document |= {"command": " ".join(sys.argv)}
         with self.disk():
             self.path.mkdir(parents=True, exist_ok=True)
         self.write("config.json", json.dumps(document, indent=2) + "\n")
 
-    def add_commit(self) -> None:
+    def add_commit(self, commit: str | None) -> None:
         """Note in config.json that this commit has trained here: a resumed run may have had several."""
         document = self.read_config() or {}
         commits = document.get("commits", [])
-        if (commit := _commit()) not in commits:
+        if commit not in commits:
             self.write("config.json", json.dumps(document | {"commits": [*commits, commit]}, indent=2) + "\n")
 
     def is_foreign(self) -> bool:

@@ -4,38 +4,35 @@ Axes are pytree prefixes as for `jax.vmap`: 0 for leaves with a leading seed axi
 """
 
 import contextlib
+import dataclasses
 import os
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from offpolicy_jax.training import processes
 from offpolicy_jax.transition import PyTree
 
 AXIS = "seeds"
 
 
 def use_cores(num_seeds: int) -> None:
-    """Make one CPU device per core, as many as divide the seeds evenly. Call it before JAX's first computation.
+    """Make one CPU device per core, as long as padding adds less than a quarter to the seeds.
 
-    Small matrix products gain little from two threads each, and much from two seeds at once. Nothing happens if JAX
-    runs already, or if XLA_FLAGS names a number of devices.
+    Small matrix products gain little from two threads each, and much from two seeds at once. Call it before JAX's first
+    computation: nothing happens if JAX runs already, or if XLA_FLAGS names a number of devices.
     """
     if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
         return
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    fitting = [n for n in range(1, min(cores, num_seeds) + 1) if 4 * (-num_seeds % n) < num_seeds]
     with contextlib.suppress(RuntimeError):
-        jax.config.update("jax_num_cpu_devices", max(n for n in range(1, cores + 1) if num_seeds % n == 0))
-
-
-def mesh(num_seeds: int) -> Mesh:
-    """A one-axis mesh over as many local devices as divide the seeds evenly."""
-    devices = jax.local_devices()
-    used = max(n for n in range(1, len(devices) + 1) if num_seeds % n == 0)
-    return Mesh(np.array(devices[:used]), (AXIS,))
+        jax.config.update("jax_num_cpu_devices", max(fitting))
 
 
 def keys(first_seed: int, num_seeds: int) -> jax.Array:
@@ -43,27 +40,81 @@ def keys(first_seed: int, num_seeds: int) -> jax.Array:
     return jax.vmap(jax.random.key)(np.arange(first_seed, first_seed + num_seeds, dtype=np.uint32))
 
 
-def over_seeds(function: Callable, in_axes: tuple, out_axes: Any, num_seeds: int, mesh: Mesh) -> Callable:
-    """`function` of one seed as one of all seeds, sharded over the mesh. Jit the result.
+@dataclasses.dataclass(frozen=True)
+class Lanes:
+    """What runs side by side, and on which devices. A lane is one seed with one set of hyper-parameters.
 
-    A single seed keeps its axis outside, but runs without vmap inside: batched products of one are slower on a CPU.
+    Every device holds equally many. What is missing is padded by copies of the last lane, which compute what it does
+    and are dropped where results leave the devices.
     """
-    per_device = num_seeds // mesh.size
-    lifted = jax.vmap(function, in_axes, out_axes) if per_device > 1 else _squeezed(function, in_axes, out_axes)
-    if mesh.size == 1:
-        return lifted
-    return jax.shard_map(lifted, mesh=mesh, in_specs=_specs(in_axes), out_specs=_specs(out_axes), check_vma=False)
+
+    count: int
+    mesh: Mesh
+
+    @property
+    def padded(self) -> int:
+        """Lanes on all devices, copies included."""
+        return -(-self.count // self.mesh.size) * self.mesh.size
+
+    def lift(self, function: Callable, in_axes: tuple, out_axes: Any) -> Callable:
+        """`function` of one lane as one of all `padded` lanes, sharded over the mesh. Jit the result.
+
+        A single lane keeps its axis outside, but runs without vmap inside: batched products of one are slower on a CPU.
+        """
+        alone = self.padded == self.mesh.size
+        lifted = _squeezed(function, in_axes, out_axes) if alone else jax.vmap(function, in_axes, out_axes)
+        if self.mesh.size == 1:
+            return lifted
+        return jax.shard_map(
+            lifted, mesh=self.mesh, in_specs=_specs(in_axes), out_specs=_specs(out_axes), check_vma=False
+        )
+
+    def pad(self, tree: PyTree, axes: Any = 0) -> PyTree:
+        """Leaves (count, ...) as (padded, ...)."""
+        if self.padded == self.count:
+            return tree
+        rows = np.minimum(np.arange(self.padded), self.count - 1)
+        return _map_lanes(lambda x: x[rows], axes, tree)
+
+    def take(self, tree: PyTree, axes: Any = 0) -> PyTree:
+        """Leaves (padded, ...) as (count, ...), in the host's memory if there are copies or processes to look past."""
+        if self.padded == self.count and not self._split_over_processes:
+            return tree
+        return _map_lanes(lambda x: _on_host(x)[: self.count], axes, tree)
+
+    def shapes(self, tree: PyTree, axes: Any = 0) -> PyTree:
+        """What `take` would return, as shapes."""
+        leaf = lambda x, lead: jax.ShapeDtypeStruct((*lead, *x.shape[len(lead) :]), x.dtype)  # noqa: E731
+        shared = lambda axis, subtree: jax.tree.map(lambda x: leaf(x, () if axis is None else (self.count,)), subtree)  # noqa: E731
+        return _map_prefix(shared, axes, tree)
+
+    def place(self, tree: PyTree, axes: Any = 0) -> PyTree:
+        """Put arrays (count, ...) on the devices: leaves with a seed axis padded and split, the others on every device.
+
+        One device: the default one, uncommitted like what jitted functions return, so that programs compile once.
+        """
+        if self.mesh.size == 1:
+            return jax.device_put(tree)
+
+        def put(axis, subtree):
+            sharding = NamedSharding(self.mesh, _spec(axis))
+            if self._split_over_processes:
+                return jax.tree.map(lambda x: _from_every_process(x, sharding), subtree)
+            return jax.device_put(subtree, sharding)
+
+        return _map_prefix(put, axes, self.pad(tree, axes))
+
+    @property
+    def _split_over_processes(self) -> bool:
+        return self.mesh.size > len(self.mesh.local_devices)
 
 
-def place(tree: PyTree, axes: Any, mesh: Mesh) -> PyTree:
-    """Put arrays on the mesh: leaves with a seed axis split, the others on every device.
-
-    One device: the default one, uncommitted like what jitted functions return, so that programs compile once.
-    """
-    if mesh.size == 1:
-        return jax.device_put(tree)
-    shardings = _map_prefix(lambda axis, _: NamedSharding(mesh, P() if axis is None else P(AXIS)), axes, axes)
-    return _map_prefix(lambda sharding, subtree: jax.device_put(subtree, sharding), shardings, tree)
+def lanes(count: int) -> Lanes:
+    """So many lanes over as many devices as lower the number that one of them holds; over all, of several processes."""
+    devices = jax.devices()
+    each = -(-count // len(devices))
+    used = -(-count // each) if jax.process_count() == 1 else len(devices)
+    return Lanes(count, Mesh(np.array(devices[:used]), (AXIS,)))
 
 
 def config_axes(config: PyTree) -> PyTree:
@@ -71,21 +122,44 @@ def config_axes(config: PyTree) -> PyTree:
     return jax.tree.map(lambda x: 0 if np.ndim(x) else None, config)
 
 
+def has_axis(axes: Any, tree: PyTree) -> PyTree:
+    """Which leaves of a tree have a seed axis, as a tree of booleans."""
+    return _map_prefix(lambda axis, subtree: jax.tree.map(lambda _: axis is not None, subtree), axes, tree)
+
+
 def _squeezed(function: Callable, in_axes: tuple, out_axes: Any) -> Callable:
-    def drop(axis, subtree):
-        return subtree if axis is None else jax.tree.map(lambda x: x[0], subtree)
-
-    def restore(axis, subtree):
-        return subtree if axis is None else jax.tree.map(lambda x: x[None], subtree)
-
     def squeezed(*args):
-        return _map_prefix(restore, out_axes, function(*_map_prefix(drop, in_axes, args)))
+        return _map_lanes(lambda x: x[None], out_axes, function(*_map_lanes(lambda x: x[0], in_axes, args)))
 
     return squeezed
 
 
 def _specs(axes: Any) -> Any:
-    return _map_prefix(lambda axis, _: P() if axis is None else P(AXIS), axes, axes)
+    return _map_prefix(lambda axis, _: _spec(axis), axes, axes)
+
+
+def _spec(axis: int | None) -> P:
+    return P() if axis is None else P(AXIS)
+
+
+def _on_host(x: Any) -> Any:
+    """A whole array as NumPy, or as keys."""
+    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(_on_host(jax.random.key_data(x)))
+    return np.asarray(x) if not isinstance(x, jax.Array) or x.is_fully_addressable else processes.gather(x)
+
+
+def _from_every_process(x: Any, sharding: NamedSharding) -> jax.Array:
+    """An array that every process has, as one of which each holds its part."""
+    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(_from_every_process(jax.random.key_data(x), sharding))
+    x = np.asarray(x)
+    return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+
+
+def _map_lanes(function: Callable, axes: Any, tree: PyTree) -> PyTree:
+    """The tree with a function of every leaf that has a seed axis."""
+    return _map_prefix(lambda axis, subtree: subtree if axis is None else jax.tree.map(function, subtree), axes, tree)
 
 
 def _map_prefix(function: Callable, axes: Any, tree: PyTree) -> PyTree:

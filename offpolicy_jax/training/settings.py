@@ -105,9 +105,14 @@ def check_settings(settings: Settings) -> None:
 
 
 def check_memory(
-    agent: Agent, settings: Settings, config: Any, spec: EnvironmentSpec, demonstrations: Transition | None = None
+    agent: Agent,
+    settings: Settings,
+    config: Any,
+    spec: EnvironmentSpec,
+    num_lanes: int,
+    demonstrations: Transition | None = None,
 ) -> None:
-    """Raises UserError if replay, parameters and batches of all seeds cannot fit, before anything is allocated."""
+    """Raises UserError if replay, parameters and batches of all lanes cannot fit, before anything is allocated."""
     keys = jax.eval_shape(lambda: jax.random.key(0))
     one = jax.tree.map(lambda x: jax.ShapeDtypeStruct((), np.float32) if np.ndim(x) else x, config)
     learner = jax.eval_shape(
@@ -118,13 +123,13 @@ def check_memory(
     needed = sum(x.dtype.itemsize * math.prod(x.shape) for x in jax.tree.leaves(learner))
     iteration = config.rollout_length * settings.num_envs
     batches = config.gradient_steps if getattr(config, "gradient_steps", 0) > 0 else iteration
-    needed = (needed + row * getattr(config, "batch_size", 0) * batches) * settings.seeds
-    if needed > (available := _memory_bytes(settings.seeds)):
+    needed = (needed + row * getattr(config, "batch_size", 0) * batches) * num_lanes
+    if needed > (available := _memory_bytes(num_lanes)):
         raise UserError(
             f"this run needs {needed / 1e9:,.1f} GB and the machine has {available / 1e9:,.1f}: lower --seeds, "
             "--num-envs, --config.replay_capacity or --config.max_learners, or the network and batch sizes"
         )
-    if (copies := settings.seeds * max(settings.num_envs, settings.eval_episodes)) > _MOST_ENVIRONMENTS:
+    if (copies := num_lanes * max(settings.num_envs, settings.eval_episodes)) > _MOST_ENVIRONMENTS:
         raise UserError(f"{copies} environments at once are too many: lower --seeds, --num-envs or --eval-episodes")
     if iteration > settings.steps:
         raise UserError(f"one update takes {iteration} steps of a seed: ask for more --steps, or fewer --num-envs")
@@ -156,9 +161,9 @@ def flat(values: dict[str, Any]) -> dict[str, Any]:
 _MOST_ENVIRONMENTS = 100_000
 
 
-def _memory_bytes(num_seeds: int) -> float:
-    """Memory of the accelerators that so many seeds use, or of the machine."""
-    devices = list(seed_axis.mesh(num_seeds).devices.flat)
-    return sum((device.memory_stats() or {}).get("bytes_limit", 0) for device in devices) or os.sysconf(
-        "SC_PAGE_SIZE"
-    ) * os.sysconf("SC_PHYS_PAGES")
+def _memory_bytes(num_lanes: int) -> float:
+    """Memory of the accelerators that so many lanes use, or of the machine."""
+    devices = seed_axis.lanes(num_lanes).mesh.local_devices
+    limit = sum((device.memory_stats() or {}).get("bytes_limit", 0) for device in devices)
+    here = limit or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return here * jax.process_count()

@@ -4,7 +4,6 @@ import dataclasses
 import json
 import re
 import types
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -309,10 +308,9 @@ def test_torn_tables_are_mended(tmp_path):
 
 @pytest.mark.parametrize(("seeds", "steps"), [(1, 1), (2_000, 100), (3, 10_000), (1, 1_000_000)])
 def test_schedule_has_no_empty_interval(seeds, steps):
-    from offpolicy_jax.training.train import _Run
+    from offpolicy_jax.training.train import make_schedule
 
-    run: Any = types.SimpleNamespace(settings=Settings(seeds=seeds, steps=steps))
-    schedule = _Run.make_schedule(run)
+    schedule = make_schedule(Settings(seeds=seeds, steps=steps))
     assert 1 <= schedule["report_every"] <= schedule["eval_every"] <= steps
 
 
