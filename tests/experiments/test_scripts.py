@@ -80,6 +80,17 @@ def test_ratios_are_taken_within_rounds():
     assert summary["ours_over_peer"] == {"peer": 2.0} and summary["steps_per_second"] == {"ours": 300.0, "peer": 200.0}
 
 
+def test_a_sweep_is_held_against_single_runs(tmp_path, monkeypatch, capsys):
+    """Of 32 single runs at 10 seconds, the first at 30, three are timed; the sweep takes 70."""
+    benchmark, times = module("benchmarks/sweep.py"), iter([70.0, 30.0, 10.0, 10.0])
+    monkeypatch.setattr(benchmark, "timed", lambda script, arguments, cache: next(times))
+    monkeypatch.setattr(sys, "argv", ["sweep.py", "--singles=3", f"--out={tmp_path / 'sweep.json'}"])
+    benchmark.main()
+    record = json.loads((tmp_path / "sweep.json").read_text())
+    assert (record["points"], record["all_singles_seconds"], record["speedup"]) == (32, 340.0, 340.0 / 70.0)
+    assert record["all_singles_extrapolated_from"] == 3 and "extrapolated from 3" in capsys.readouterr().out
+
+
 def test_arithmetic_of_an_update():
     gflops = module("benchmarks/ours.py").sac_update_gflops(17, 6)
     assert 0.5 < gflops < 0.65  # 2 x 256 x about 1.15 million multiply-adds
