@@ -69,7 +69,7 @@ def main() -> None:
     rounds, steps = (1, 20) if args.quick else (args.rounds, args.steps)
     options = (f"--env={args.env}", f"--steps={steps}", "--capacity=10000")
     ours = (sys.executable, "ours.py")
-    commands = {
+    commands: dict[str, tuple[str, ...]] = {
         name: (*ours, "train", f"--agent={agent}", f"--config={json.dumps(config)}", *options)
         for name, (agent, config) in list(ARMS.items())[: 2 if args.quick else None]
     }

@@ -33,6 +33,7 @@ import dataclasses
 import pathlib
 import sys
 import tempfile
+from typing import Any
 
 import numpy as np
 from common import Arm, Claim, as_list, effect, main, run, summarize
@@ -87,7 +88,8 @@ def demonstrate(task, quick, root):
 
 def random_return(task, quick):
     """Mean return of uniformly random actions from the starts of evaluations."""
-    environment, random = environments.make(f"dm_control/{task}-v0", EPISODES), np.random.default_rng(0)
+    environment: Any = environments.make(f"dm_control/{task}-v0", EPISODES)
+    random = np.random.default_rng(0)
     environment.reset(evaluation.SEED + np.arange(EPISODES))
     shape = (EPISODES, *environment.spec.action.shape)
     steps = 20 if quick else environment.spec.max_episode_steps
@@ -130,7 +132,7 @@ def _measure(seeds, quick, root, experts):
                 normalize_observations=arm.agent == "value_dice",
                 progress=False,
             )
-            small = QUICK.get(arm.agent, {}) if quick else {}
+            small: dict[str, Any] = QUICK.get(arm.agent, {}) if quick else {}
             table = run(CLAIM, f"{label}/{task}", settings, root, **small).table
             curve = table["return"].reshape(-1, seeds) / expert
             shares[label].append(curve[-1])

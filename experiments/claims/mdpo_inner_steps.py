@@ -15,6 +15,7 @@ of its minibatches' sampled KL(old || new)).
 
 import csv
 import sys
+from typing import Any
 
 import numpy as np
 from common import Arm, Claim, draw_returns, effect, main, run
@@ -49,7 +50,7 @@ def divergences(path):
 def measure(seeds, quick, root):
     """Every arm on Hopper."""
     steps = 512 if quick else 250_000
-    small = {"rollout_length": 256} if quick else {}
+    small: dict[str, Any] = {"rollout_length": 256} if quick else {}
     settings = Settings(
         TASK,
         steps,

@@ -64,7 +64,7 @@ def measure(seeds, quick, root):
         )
         area, panels[task] = {}, {}
         for label, arm in CLAIM.arms.items():
-            changes = {"rollout_length": n}
+            changes: dict[str, Any] = {"rollout_length": n}
             if arm.agent == "props":
                 target = arm.config["target"].replace(rollout_length=n)
                 changes = behaviour | {"target": target, "rollout_length": m}
