@@ -137,7 +137,7 @@ def picture(observation: np.ndarray) -> np.ndarray:
     """One observation in colours, uint8 (10, 10, 3): paddle white, ball green, its trail dark, bricks red."""
     colors = np.array([(255, 255, 255), (80, 220, 80), (30, 80, 30), (200, 60, 50)], np.uint8)
     shown = observation > 0
-    return np.where(shown.any(axis=-1)[..., None], colors[shown.argmax(axis=-1)], 0).astype(np.uint8)
+    return np.where(shown.any(axis=-1, keepdims=True), colors[shown.argmax(axis=-1)], 0).astype(np.uint8)
 
 
 def observe(state: State) -> jax.Array:
