@@ -12,7 +12,7 @@ from offpolicy_jax import environments, parameters
 from offpolicy_jax.diagnostics import last_layers, sampling_error, tabular_sampling_error
 from offpolicy_jax.environments import Step
 from offpolicy_jax.networks import Params, function
-from offpolicy_jax.replay import chronological
+from offpolicy_jax.replay import SEED_AXES, chronological
 from offpolicy_jax.training import host, in_graph, seeds
 from offpolicy_jax.training.agent import resolve
 from offpolicy_jax.transition import ArraySpec, EnvironmentSpec
@@ -88,7 +88,7 @@ class Collection:
 
     def _replace(self, policy: Params) -> None:
         learner = self.carry.learner
-        target = learner.agent.target
+        policy, target = self.loop.lanes.place(policy), learner.agent.target
         target = dataclasses.replace(target, parameters=target.parameters | {"policy": parameters.copy(policy)})
         state = dataclasses.replace(learner.agent, target=target, behaviour=parameters.copy(policy))
         self.carry = dataclasses.replace(self.carry, learner=dataclasses.replace(learner, agent=state))
@@ -100,12 +100,12 @@ class Collection:
     @property
     def replay(self) -> Any:
         """The replay of all seeds."""
-        return self.carry.learner.replay
+        return self.loop.lanes.take(self.carry.learner.replay, SEED_AXES)
 
     @property
     def target(self) -> Any:
         """PPO's state, of all seeds."""
-        return self.carry.learner.agent.target
+        return self.loop.lanes.take(self.carry.learner.agent.target)
 
 
 @jax.jit

@@ -87,7 +87,7 @@ def rolled(rounds, seeds=1, num_envs=1, config=CONFIG):
         ailboost,
         environment,
         config,
-        num_seeds=seeds,
+        num_lanes=seeds,
         num_envs=num_envs,
         demonstrations=demonstrations(environment.spec),
     )

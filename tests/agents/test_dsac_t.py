@@ -530,7 +530,7 @@ def test_probe_a_temperature_pays_for_entropy():
 
 def test_probe_in_the_training_loop():
     """Acting, storing and learning together; the loop's steps alternate the delay."""
-    loop = in_graph.Loop(dsac_t, probes.DelayedReward(), probe_config(), num_seeds=1, num_envs=4)
+    loop = in_graph.Loop(dsac_t, probes.DelayedReward(), probe_config(), num_lanes=1, num_envs=4)
     carry = loop.start(jax.random.split(jax.random.key(0), 1), np.array([0]))
     learner = loop.advance(carry, 4 * 1000, lambda: False).learner
     state = jax.tree.map(lambda x: x[0], learner.agent)

@@ -472,7 +472,7 @@ def test_probe_the_value_counts_entropy(divergence, entropy):
 
 def test_probe_in_the_training_loop():
     """Acting, storing and learning together, with a reference that follows the policy."""
-    loop = in_graph.Loop(mdpo, probes.ActionReward(), probe_config(), num_seeds=1, num_envs=4)
+    loop = in_graph.Loop(mdpo, probes.ActionReward(), probe_config(), num_lanes=1, num_envs=4)
     carry = loop.start(jax.random.split(jax.random.key(0), 1), np.array([0]))
     first = jax.tree.map(np.array, carry.learner.agent.reference)
     learner = loop.advance(carry, 4 * 1000, lambda: False).learner

@@ -512,7 +512,7 @@ def test_probe_with_two_best_actions_experts_that_start_apart_keep_both(train_ex
 
 def test_in_the_training_loop():
     """Acting, storing and learning together."""
-    loop = in_graph.Loop(pmoe, probes.ActionReward(), probe_config(initial_temperature=1e-3), num_seeds=1, num_envs=4)
+    loop = in_graph.Loop(pmoe, probes.ActionReward(), probe_config(initial_temperature=1e-3), num_lanes=1, num_envs=4)
     carry = loop.advance(loop.start(jax.random.split(jax.random.key(0), 1), np.array([0])), 4 * 1000, lambda: False)
     state = jax.tree.map(lambda x: x[0], carry.learner.agent)
     np.testing.assert_allclose(greedy(state, [0.0]), 0.5, atol=0.1)

@@ -325,7 +325,7 @@ class Restarting(probes.ConstantReward):
 def test_probe_in_the_training_loop(agent):
     """Acting, storing and learning together, with observations that reset under the agent."""
     environment = Restarting(discrete=agent is sac_discrete)
-    loop = in_graph.Loop(agent, environment, probe_config(agent, learning_rate=1e-2), num_seeds=1, num_envs=4)
+    loop = in_graph.Loop(agent, environment, probe_config(agent, learning_rate=1e-2), num_lanes=1, num_envs=4)
     carry = loop.start(jax.random.split(jax.random.key(0), 1), np.array([0]))
     carry = loop.advance(carry, 4 * 2500, lambda: False)
     learner = carry.learner
