@@ -65,7 +65,7 @@ RUNS = {
         "iqm",
         preset="classic",
     ),
-    "dqn_breakout": Evidence("dqn", BREAKOUT, 8, "mean", preset="minatar"),
+    "dqn_breakout": Evidence("dqn", BREAKOUT, 5, "mean", preset="minatar"),
     "sac_pendulum": Evidence("sac", PENDULUM, -200, "iqm"),
     "sac_half_cheetah": Evidence("sac", CHEETAH, 4_000, "mean"),
     "sac_cartpole_swingup": Evidence(

@@ -3,6 +3,9 @@
 Claim (Farebrother et al. 2023, arXiv 2304.12567): after pre-training without rewards, a linear function of frozen
 proto-value features controls better than one of random features, and than one of features pre-trained otherwise.
 
+Second version. In the first (proto_value_control.json) the units of the pre-trained networks died: the features of its
+proto-value arm had rank 0 for all seeds, those of `cumulant` next to none.
+
 Fixed before running. gridworld/FourRoomsPixels-v0 (reward 1 in the goal's cell, 200 steps at most, gamma 0.99). First
 phase, 32 000 steps: uniformly random moves are collected and a network (16 filters, one hidden layer of d = 128 units,
 the features) learns from them, without rewards; the dataset is thus the agent's own random phase, since the target is
@@ -75,6 +78,8 @@ CLAIM = Claim(
     held_equal="environment steps, replay, network, second phase, seeds",
     arms=ARMS,
     seeds=10,
+    version=2,
+    why_again="the units of its pre-trained networks died",
 )
 
 
