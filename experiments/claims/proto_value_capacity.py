@@ -3,8 +3,8 @@
 Claim (Farebrother et al. 2023, arXiv 2304.12567): more auxiliary tasks make better features, but only if the network is
 large enough for them.
 
-Second version. The first (proto_value_capacity.json) compared differences of errors, which say little where one error is
-several times the other; this one, written without knowledge of its result, compares factors.
+Second version. The first (proto_value_capacity.json) compared differences of errors, which say little where one error
+is several times the other; this one, written without knowledge of its result, compares factors.
 
 Fixed before running. Pictures of the 104 cells without a goal; a convolution of 16 filters, then one hidden layer of
 d units, the features phi. T linear heads, each the value of a random set that holds a cell with chance 0.1, under
