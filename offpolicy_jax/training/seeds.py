@@ -35,9 +35,13 @@ def use_cores(num_seeds: int) -> None:
         jax.config.update("jax_num_cpu_devices", max(fitting))
 
 
-def keys(first_seed: int, num_seeds: int) -> jax.Array:
-    """Typed keys (S,): seed i of a run is `jax.random.key(first_seed + i)`, whatever the number of seeds."""
-    return jax.vmap(jax.random.key)(np.arange(first_seed, first_seed + num_seeds, dtype=np.uint32))
+def keys(first_seed: int, num_seeds: int, runs: int = 1) -> jax.Array:
+    """Typed keys (S,): seed i of a run is `jax.random.key(first_seed + i)`, whatever the number of seeds.
+
+    Of several runs with the same seeds: (S * runs,), one run after the other.
+    """
+    seeds = np.arange(first_seed, first_seed + num_seeds, dtype=np.uint32)
+    return jax.vmap(jax.random.key)(np.tile(seeds, runs))
 
 
 @dataclasses.dataclass(frozen=True)

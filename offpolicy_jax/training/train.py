@@ -198,7 +198,7 @@ class _Program:
         """The carry to go on from: the newest checkpoint's if the program is resumed, else a fresh one."""
         settings, runs = self.settings, len(self.records)
         seeds = np.tile(np.arange(settings.seed, settings.seed + settings.seeds), runs)
-        carry = self.loop.start(jnp.tile(seed_axis.keys(settings.seed, settings.seeds), runs), seeds)
+        carry = self.loop.start(seed_axis.keys(settings.seed, settings.seeds, runs), seeds)
         newest = checkpoints.newest(self.checkpoints) if self.checkpoints else None
         if newest is None:
             for record in self.records:
