@@ -139,7 +139,8 @@ def init(config: Config, spec: EnvironmentSpec, key: jax.Array) -> State:
     policy_network = TanhNormalPolicy(
         encoder, config.hidden_sizes, spec.action_size, log_std_min=-5.0, kernel_init=config.kernel_init
     )
-    nu_network = Discriminator(config.hidden_sizes, kernel_init=config.kernel_init)
+    # J does not see a constant in nu: Adam would make steps of a bias out of rounding errors.
+    nu_network = Discriminator(config.hidden_sizes, kernel_init=config.kernel_init, output_bias=False)
     actor_key, nu_key = jax.random.split(key)
     actor = policy_network.init(actor_key, zeros(spec.observation, (1,)))
     nu = nu_network.init(nu_key, jnp.zeros((1, sum(s.width for s in encoder) + spec.action_size)))

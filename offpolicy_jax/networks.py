@@ -284,11 +284,12 @@ class Discriminator(nn.Module):
     bounded: bool = False
     kernel_init: KernelInit = "orthogonal"
     activation: Activation = "relu"
+    output_bias: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         x = MLP(self.hidden_sizes, self.kernel_init, self.activation)(x)
-        x = nn.Dense(1, kernel_init=initializer(self.kernel_init))(x)[..., 0]
+        x = nn.Dense(1, use_bias=self.output_bias, kernel_init=initializer(self.kernel_init))(x)[..., 0]
         return jnp.tanh(x) if self.bounded else x
 
 
