@@ -130,22 +130,22 @@ def comparison(
     """Draw several arms side by side, a panel per task, and save the picture at `path`.
 
     `panels` maps a title to arms, and an arm's name to (x (K,), values (K, S)) of its S seeds. Arms differ in colour,
-    dashes and marker, the same in every panel; seeds are thin, their mean is thick, its 95 % bootstrap interval over
-    seeds is shaded. `log` names the logarithmic axes. Raises ValueError for more arms than there are styles.
+    dashes and marker, the same in every panel; seeds are thin, their interquartile mean is thick, its 95 % bootstrap
+    interval over seeds is shaded. `log` names the logarithmic axes. Raises ValueError for more arms than there are styles.
     """
     from matplotlib.ticker import EngFormatter, MaxNLocator
 
     styles = _styles(name for arms in panels.values() for name in arms)
     counts = {np.shape(values)[1] for arms in panels.values() for _, values in arms.values()}
     seeds = " to ".join(str(n) for n in sorted({min(counts), max(counts)}))
-    text = f"{caption} {seeds} seeds (thin); thick: their mean; band: its 95\xa0% bootstrap interval."
+    text = f"{caption} {seeds} seeds (thin); thick: their interquartile mean; band: its 95\xa0% bootstrap interval."
     with _picture(path, (1.0 + 4.6 * len(panels), 4.1), text) as figure:
         for i, (title, arms) in enumerate(panels.items()):
             axes = figure.add_subplot(1, len(panels), i + 1)
             for label, (x, values) in arms.items():
                 x, values = np.asarray(x, np.float64), np.asarray(values, np.float64)
                 values = np.where(np.isfinite(values), values, np.nan)
-                curve = Curve(x, *_aggregate(values, np.mean), seeds=[(x, column) for column in values.T])
+                curve = Curve(x, *_aggregate(values), seeds=[(x, column) for column in values.T])
                 _arm(axes, curve, label, *styles[label])
             _frame(axes, title, xlabel, ylabel if i == 0 else "")
             for name in log:
