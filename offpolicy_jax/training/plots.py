@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from offpolicy_jax.statistics import Statistic, interquartile_mean, stratified_bootstrap_interval
+from offpolicy_jax.statistics import interquartile_mean, stratified_bootstrap_interval
 
 _INK, _SEED, _BAND = "#12355b", "#6f9fcf", "#cfdeee"  # dark, middle, light: they differ in grey too
 _DASHES = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)), (0, (1, 3)))
@@ -131,7 +131,8 @@ def comparison(
 
     `panels` maps a title to arms, and an arm's name to (x (K,), values (K, S)) of its S seeds. Arms differ in colour,
     dashes and marker, the same in every panel; seeds are thin, their interquartile mean is thick, its 95 % bootstrap
-    interval over seeds is shaded. `log` names the logarithmic axes. Raises ValueError for more arms than there are styles.
+    interval over seeds is shaded. `log` names the logarithmic axes. Raises ValueError for more arms than there are
+    styles.
     """
     from matplotlib.ticker import EngFormatter, MaxNLocator
 
@@ -420,13 +421,13 @@ def _logarithmic(axes: Any, name: str) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def _aggregate(values: np.ndarray, statistic: Statistic = interquartile_mean) -> np.ndarray:
-    """A statistic over seeds and both ends of its interval at each of K times, (3, K); NaN where a seed has none."""
+def _aggregate(values: np.ndarray) -> np.ndarray:
+    """Interquartile mean and both ends of its interval at each of K times, (3, K); NaN where a seed has none."""
     rows: list[Sequence[float]] = []
     for row in values:
         finite = bool(np.all(np.isfinite(row)))
-        interval = stratified_bootstrap_interval(row, statistic) if finite else (np.nan, np.nan)
-        rows.append([float(statistic(row)) if finite else np.nan, *interval])
+        interval = stratified_bootstrap_interval(row) if finite else (np.nan, np.nan)
+        rows.append([float(interquartile_mean(row)) if finite else np.nan, *interval])
     return np.array(rows).T
 
 
