@@ -141,8 +141,8 @@ def gradient_step(
         "critic/q_mean": q_mean,
         "actor/loss": policy_value,
         "actor/entropy": -jnp.mean(log_prob),
-        # Of policy and reference on the policy's actions: KL, or Tsallis' Bregman divergence up to a constant factor.
-        "actor/divergence": jnp.mean(log_prob - config.tsallis_q * reference_log_prob),
+        # Mean of l - l_k on the policy's actions: 0 where both are one; an estimate of KL if that is the form.
+        "actor/divergence": jnp.mean(log_prob - reference_log_prob),
     }
     return state, metrics
 
