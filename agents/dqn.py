@@ -4,6 +4,7 @@ Order of one update: gradient steps on fresh batches, then, whenever the environ
 `target_period`, the target network becomes the online one.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -152,10 +153,23 @@ def update(
     """Gradient steps on fresh batches, then the target network if its time has come."""
     if max(config.learning_starts, config.rollout_length * replay.num_envs) < config.n_step * replay.num_envs:
         raise UserError(f"--config.learning_starts must be at least {config.n_step * replay.num_envs}, for n_step")
-    num_steps = steps_per_update(replay, config.rollout_length, config.gradient_steps)
+    state, metrics = learn(config, state, replay, config.rollout_length, key)
+    return refresh_target(config, state, step, config.rollout_length * replay.num_envs), metrics
+
+
+def learn(
+    config: Config, state: State, replay: Replay, rollout_length: int, key: jax.Array, seen: Callable = lambda x: x
+) -> tuple[State, dict[str, jax.Array]]:
+    """The gradient steps of one update. `seen(observation)` is what the network reads: frozen features, say."""
+    num_steps = steps_per_update(replay, rollout_length, config.gradient_steps)
     batches = sample_n_step(replay, key, (num_steps, config.batch_size), config.n_step, config.discount)
-    state, metrics = jax.lax.scan(lambda state, batch: gradient_step(config, state, *batch), state, batches)
-    state = refresh_target(config, state, step, config.rollout_length * replay.num_envs)
+
+    def one(state, inputs):
+        batch, discount = inputs
+        batch = replace(batch, observation=seen(batch.observation), next_observation=seen(batch.next_observation))
+        return gradient_step(config, state, batch, discount)
+
+    state, metrics = jax.lax.scan(one, state, batches)
     return state, jax.tree.map(jnp.mean, metrics)
 
 

@@ -9,8 +9,6 @@ Order of one update of the first phase: thresholds and task network on one batch
 `threshold_steps` only the thresholds learn. As released, one Adam serves both and the thresholds never stop.
 """
 
-import functools
-import math
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -21,14 +19,16 @@ import optax
 from flax import struct
 
 from agents import dqn as q_learning
+from offpolicy_jax import cumulants as tasks
 from offpolicy_jax import parameters, torsos
+from offpolicy_jax.cumulants import TaskKind
 from offpolicy_jax.errors import UserError
 from offpolicy_jax.exploration import epsilon_greedy
 from offpolicy_jax.losses import dqn as dqn_losses
 from offpolicy_jax.losses import lstd
 from offpolicy_jax.losses import proto_value as losses
 from offpolicy_jax.networks import Params, function
-from offpolicy_jax.replay import Replay, sample, sample_demonstrations, sample_n_step, steps_per_update
+from offpolicy_jax.replay import Replay, sample, sample_demonstrations, steps_per_update
 from offpolicy_jax.torsos import Outputs, torso
 from offpolicy_jax.transition import ArraySpec, EnvironmentSpec, PyTree, Transition, zeros
 
@@ -53,9 +53,7 @@ class Config:
     """Share p of the data in each task's set of states; hashes round 1 / p to an integer."""
     ridge: float = 1e-4
     """Weight of the identity in the matrix of lspi."""
-    tasks: Literal["indicator", "hash", "cumulant", "behaviour", "none"] = struct.field(
-        pytree_node=False, default="indicator"
-    )
+    tasks: TaskKind = struct.field(pytree_node=False, default="indicator")
     """Sets by thresholds on random networks, or by hashing. As baselines: cumulant, the random networks' outputs
     themselves; behaviour, the logarithm of the action's probability (cloning); none, random features."""
     num_tasks: int = struct.field(pytree_node=False, default=100)
@@ -183,31 +181,15 @@ def gradient_step(
     )
     metrics = {"tasks/loss": value, "tasks/q_mean": q_mean}
     if config.tasks in ("indicator", "hash"):
-        metrics |= {
-            "tasks/activation": jnp.mean(activation),
-            "tasks/dead": jnp.sum(activation < 0.1 * config.activation_rate).astype(jnp.float32),
-            "tasks/always_on": jnp.sum(activation > 0.9).astype(jnp.float32),
-        }
+        metrics |= tasks.activity(activation, config.activation_rate)
     return state, metrics
 
 
 def cumulants(config: Config, state: State, observation: PyTree) -> tuple[jax.Array, jax.Array]:
     """What the thresholds are held against, f (B, T), and the cumulants r(s) (B, T)."""
-    if config.tasks == "hash":
-        pixels = jax.tree.leaves(observation)[0]
-        data = pixels.reshape(len(pixels), -1)
-        r = losses.hash_indicators(state.cumulants, data, jnp.round(1.0 / config.activation_rate))
-        return r, r
-    if config.tasks in ("behaviour", "none"):
-        nothing = jnp.zeros((jax.tree.leaves(observation)[0].shape[0], state.network.groups))
-        return nothing, nothing
-    outputs = jax.vmap(function(state.cumulant_network), in_axes=(0, None))(state.cumulants, observation)
-    outputs = jnp.moveaxis(outputs, 0, 1).reshape(outputs.shape[1], -1)
-    if config.relu_indicators:
-        outputs = jax.nn.relu(outputs)
-    if config.tasks == "cumulant":
-        return outputs, outputs
-    return outputs, losses.indicators(outputs, state.thresholds)
+    of_sets = config.activation_rate, config.relu_indicators
+    drawn = state.cumulant_network, state.cumulants, state.thresholds
+    return tasks.evaluate(config.tasks, *drawn, observation, *of_sets)
 
 
 def update(
@@ -221,78 +203,46 @@ def update(
         )
     later = step - config.pretrain_steps  # of the second phase, up to now
 
-    def pretrain(state: State) -> tuple[State, dict[str, jax.Array]]:
+    def pretrain(state: State) -> State:
         if config.tasks == "none":
-            return state, {}
+            return state
         learn = step - unit >= config.learning_starts + config.threshold_steps
         learn = learn | (config.tasks != "indicator")
+        draw = sample if replay.demonstrations is None else sample_demonstrations
 
         def one(state, key):
-            draw = sample if replay.demonstrations is None else sample_demonstrations
             return gradient_step(config, state, draw(replay, key, config.batch_size), learn)
 
         num_steps = steps_per_update(replay, config.rollout_length, config.gradient_steps)
         state, metrics = jax.lax.scan(one, state, jax.random.split(key, num_steps))
         if config.fine_tune:  # what dqn will begin with
-            torso = state.params["params"]["torso"]
-            begun = {"params": state.control.params["params"] | {"torso": torso}}
-            control = replace(state.control, params=begun, target=begun)
-            state = replace(state, control=control)
-        return state, jax.tree.map(jnp.mean, metrics)
+            begun = {"params": state.control.params["params"] | {"torso": state.params["params"]["torso"]}}
+            state = replace(state, control=replace(state.control, params=begun, target=begun))
+        return replace(state, metrics=state.metrics | jax.tree.map(jnp.mean, metrics))
 
-    def learn_control(state: State) -> tuple[State, dict[str, jax.Array]]:
+    def learn_control(state: State) -> State:
         if config.control == "lspi":
             due = later // config.lspi_period != (later - unit) // config.lspi_period
             due = due | (later == unit)
             control = jax.lax.cond(due, lambda: solve(config, state, replay, key), lambda: state.control)
-            return replace(state, control=control), {}
-        num_steps = steps_per_update(replay, config.rollout_length, config.dqn.gradient_steps)
-        shape = (num_steps, config.dqn.batch_size)
-        batches, discounts = sample_n_step(replay, key, shape, config.dqn.n_step, config.dqn.discount)
-
-        def one(control, inputs):
-            batch, discount = inputs
-            if not config.fine_tune:
-                phi = functools.partial(features, config, state)
-                observations = phi(batch.observation), phi(batch.next_observation)
-                batch = replace(batch, observation=observations[0], next_observation=observations[1])
-            return q_learning.gradient_step(config.dqn, control, batch, discount)
-
-        control, metrics = jax.lax.scan(one, state.control, (batches, discounts))
+            return replace(state, control=control)
+        seen = lambda x: x if config.fine_tune else features(config, state, x)  # noqa: E731
+        control, metrics = q_learning.learn(config.dqn, state.control, replay, config.rollout_length, key, seen)
         control = q_learning.refresh_target(config.dqn, control, later, unit)
-        return replace(state, control=control), jax.tree.map(jnp.mean, metrics)
-
-    def keep(phase):
-        def run(state):
-            new, metrics = phase(state)
-            return replace(new, metrics=state.metrics | metrics)
-
-        return run
+        return replace(state, control=control, metrics=state.metrics | metrics)
 
     waiting = (later > 0) & (later < config.dqn.learning_starts)
     phase = jnp.where(later <= 0, 0, jnp.where(waiting, 1, 2))
-    state = jax.lax.switch(phase, [keep(pretrain), lambda state: state, keep(learn_control)], state)
+    state = jax.lax.switch(phase, [pretrain, lambda state: state, learn_control], state)
     return state, state.metrics
 
 
 def solve(config: Config, state: State, replay: Replay, key: jax.Array) -> q_learning.State:
-    """The linear head of least-squares policy iteration on transitions of the replay; its last feature is 1."""
+    """The linear head of least-squares policy iteration on transitions of the replay."""
     batch = sample(replay, key, config.lspi_transitions)
-    phi = functools.partial(features, config, state)
-    one = lambda x: jnp.concatenate([x, jnp.ones((len(x), 1))], axis=1)  # noqa: E731
-    now, then = one(phi(batch.observation)), one(phi(batch.next_observation))
-    weights = lstd.lspi(
-        now,
-        batch.action,
-        batch.reward,
-        batch.terminated,
-        then,
-        state.control.network.num,
-        config.dqn.discount,
-        config.ridge,
-        config.lspi_iterations,
-    )
-    head = {"kernel": weights[:-1], "bias": weights[-1]}
+    seen = {name: features(config, state, getattr(batch, name)) for name in ("observation", "next_observation")}
+    options = state.control.network.num, config.dqn.discount, config.ridge, config.lspi_iterations
+    head = lstd.lspi_head(replace(batch, **seen), *options)
     return replace(state.control, params={"params": {"head": head}})
 
 
@@ -302,29 +252,17 @@ def init(config: Config, spec: EnvironmentSpec, key: jax.Array) -> State:
         raise UserError(f"proto_value needs discrete actions and {spec.id} has continuous ones")
     if config.control == "lspi" and config.fine_tune:
         raise UserError("--config.fine_tune needs --config.control=dqn: lspi solves for the head alone")
-    leaves = jax.tree.leaves(spec.observation)
     if not config.dqn.hidden_sizes:
         raise UserError("--config.dqn.hidden_sizes must name a layer: the last one is the features")
-    hashable = len(leaves) == 1 and (leaves[0].dtype == np.uint8 or 0 < (leaves[0].num_values or 0) <= 2**12)
-    if config.tasks == "hash" and not hashable:
-        raise UserError(f"--config.tasks=hash reads pixels or one array of integers below 4096: not {spec.id}")
-    if config.tasks in ("indicator", "cumulant") and config.num_tasks % config.tasks_per_network:
-        raise UserError("--config.num_tasks must be a multiple of --config.tasks_per_network")
     network_key, cumulant_key, control_key = jax.random.split(key, 3)
-    observation = zeros(spec.observation, (1,))
     sizes = config.dqn.hidden_sizes
     layers = torso(spec, config.dqn.torso, sizes, config.dqn.width, kernel_init=config.dqn.kernel_init)
     num_tasks = 1 if config.tasks == "behaviour" else config.num_tasks
     network = Outputs(layers, num_tasks * spec.num_actions, groups=num_tasks)
-    params = network.init(network_key, observation)
+    params = network.init(network_key, zeros(spec.observation, (1,)))
     random = torso(spec, "nature" if layers.kind == "impala" else layers.kind, sizes if layers.kind == "mlp" else ())
     cumulant_network = Outputs(random, config.tasks_per_network)
-    drawn: Any = ()
-    if config.tasks == "hash":
-        drawn = losses.hash_coefficients(cumulant_key, num_tasks, math.prod(leaves[0].shape))
-    elif config.tasks in ("indicator", "cumulant"):
-        keys = jax.random.split(cumulant_key, num_tasks // config.tasks_per_network)
-        drawn = jax.vmap(lambda k: cumulant_network.init(k, observation))(keys)
+    drawn = tasks.draw(config.tasks, cumulant_network, num_tasks, spec, cumulant_key)
     seen = spec if config.fine_tune else replace(spec, observation=ArraySpec((sizes[-1],), np.dtype(np.float32)))
     control_config = config.dqn if config.fine_tune else replace(config.dqn, torso="mlp", hidden_sizes=())
     control = q_learning.init(control_config, seen, control_key)

@@ -7,9 +7,13 @@ With Q(s, a) = phi(s)^T w_a, stacked as psi(s, a)^T w:
     LSPI     pi <- greedy(w), and again
 """
 
+from typing import Any
+
 import chex
 import jax
 import jax.numpy as jnp
+
+from offpolicy_jax.transition import Transition
 
 
 def lstd_q(
@@ -56,3 +60,13 @@ def lspi(
         return lstd_q(features, action, reward, terminated, next_features, greedy, discount, ridge)
 
     return jax.lax.fori_loop(0, iterations, improve, jnp.zeros((features.shape[1], num_actions)))
+
+
+def lspi_head(batch: Transition, *arguments: Any) -> dict[str, jax.Array]:
+    """`lspi` on features (N, d) as observations, with 1 as a last feature: a layer's kernel (d, A) and bias (A,).
+
+    The other arguments are those of `lspi` from `num_actions` on.
+    """
+    now, then = (jnp.pad(x, ((0, 0), (0, 1)), constant_values=1.0) for x in (batch.observation, batch.next_observation))
+    weights = lspi(now, batch.action, batch.reward, batch.terminated, then, *arguments)
+    return {"kernel": weights[:-1], "bias": weights[-1]}

@@ -4,6 +4,7 @@ import numpy as np
 
 from offpolicy_jax.environments import four_rooms
 from offpolicy_jax.losses import lstd
+from offpolicy_jax.transition import Transition
 
 CELLS, DISCOUNT = len(four_rooms.CELLS), 0.9
 
@@ -42,3 +43,14 @@ def test_lspi_finds_the_shortest_ways():
     for _ in range(300):
         q = (reward + DISCOUNT * ~terminated * q.max(1)[successor]).reshape(CELLS, 4)
     np.testing.assert_allclose(weights, q, atol=1e-3)
+
+
+def test_the_linear_layer_has_the_weight_of_one_as_its_bias():
+    features, action, reward, terminated, following, _ = every_step()
+    features, following = features[:, ::2], following[:, ::2]  # half of the cells look alike
+    batch = Transition(features, action, reward, following, terminated, np.zeros_like(terminated))
+    head = lstd.lspi_head(batch, 4, DISCOUNT, 1e-3, 5)
+    one = np.ones((len(action), 1), np.float32)
+    features, following = (np.concatenate([x, one], axis=1) for x in (features, following))
+    weights = lstd.lspi(features, action, reward, terminated, following, 4, DISCOUNT, 1e-3, 5)
+    np.testing.assert_allclose(np.concatenate([head["kernel"], head["bias"][None]]), weights, atol=1e-5)
