@@ -16,9 +16,6 @@ _BASE = os.environ.setdefault(
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(pathlib.Path(_BASE) / os.environ.get("PYTEST_XDIST_WORKER", "main"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
-# Compiling is three quarters of the suite's time, and LLVM's optimisation a quarter of that; numbers are the same up to
-# rounding. JAX_DISABLE_MOST_OPTIMIZATIONS=0 tests the programs as users run them.
-os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import jax  # noqa: E402
 
