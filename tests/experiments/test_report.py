@@ -13,7 +13,7 @@ import pytest
 from experiments.report import analyse, main
 from offpolicy_jax.statistics import interquartile_mean, stratified_bootstrap_interval
 from offpolicy_jax.training import Settings, results
-from offpolicy_jax.training.run_directory import RunDirectory
+from offpolicy_jax.training.run_directory import RunDirectory, provenance
 
 A, B = "phys2d/Pendulum-v0", "HalfCheetah-v5"
 
@@ -23,9 +23,8 @@ def write_run(path, agent="sac", env=A, finals=(1.0, 2.0, 3.0), every=50, summar
     settings = dataclasses.asdict(Settings(**{"env": env, "steps": 100, "seeds": len(finals), **settings}))
     directory = RunDirectory(path)
     config = {"learning_rate": 3e-4, "hidden_sizes": [256, 256], "target": {"epochs": 4}} | (config or {})
-    directory.create(
-        agent=agent, settings=settings, config=config, resolved_config=config, schedule={}, commits=["c0ffee"]
-    )
+    document = {"agent": agent, "settings": settings, "config": config, "resolved_config": config, "schedule": {}}
+    directory.create(**document, **provenance(), commits=["c0ffee"])
     for step in range(every, 101, every):
         rows = [
             {"step": step, "seed": settings["seed"] + i, "return": math.nan if x is None else x * step / 100}
