@@ -42,7 +42,7 @@ class RunDirectory:
             raise UserError(f"{self.path / 'config.json'} is not a run's config: choose another --run-dir") from error
 
     def create(self, **document: Any) -> None:
-        """Write config.json: what was asked, what it resolved to, and the versions it ran with."""
+        """Write config.json: what its caller says of the run, and the command."""
         document |= {"command": " ".join(sys.argv)}
         with self.disk():
             self.path.mkdir(parents=True, exist_ok=True)
