@@ -107,7 +107,7 @@ def measure(seeds, quick, root):
 def _measure(seeds, quick, root, experts):
     steps = 1_200 if quick else STEPS
     measurements, effects, panels = {}, [], {}
-    arms = {label: arm for label, arm in CLAIM.arms.items() if not quick or arm.agent in ("ailboost", "dac")}
+    arms = {label: arm for label, arm in CLAIM.arms.items() if not quick or arm.agent == "ailboost"}
     shares, shifted = {label: [] for label in arms}, {label: [] for label in arms}
     for task in TASKS[: 1 if quick else None]:
         dataset, expert, recorded = demonstrate(task, quick, experts)
