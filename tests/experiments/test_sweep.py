@@ -26,6 +26,10 @@ def probe_environment():
     environments.register("probe/in-graph", lambda num_envs: probes.ConstantReward())
 
 
+def forced_devices(count):
+    return f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={count}"
+
+
 def plan(*arguments, directory="runs/none"):
     return sweep.plan([*arguments, f"--run-dir={directory}"])
 
@@ -167,13 +171,13 @@ def test_two_processes_are_one(tmp_path):
         address = f"localhost:{server.getsockname()[1]}"
     processes = []
     for i in (0, 1):
-        flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=1", "JAX_COORDINATOR_ADDRESS": address}
+        flags = {"XLA_FLAGS": forced_devices(1), "JAX_COORDINATOR_ADDRESS": address}
         flags |= {"JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": str(i)}
         options = [*TINY, "--distributed", f"--run-dir={tmp_path}/two"]
         processes.append(subprocess.Popen([*command, *options], env={**os.environ, **flags}, stdout=subprocess.PIPE))
     printed = [process.communicate()[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0] and b"best:" in printed[0] + printed[1]
-    flags = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    flags = {**os.environ, "XLA_FLAGS": forced_devices(2)}
     subprocess.run([*command, *TINY, f"--run-dir={tmp_path}/one"], check=True, env=flags, stdout=subprocess.DEVNULL)
     runs = [path.relative_to(tmp_path / "one") for path in tmp_path.glob("one/*/learning_rate=*")]
     assert len(runs) == 2

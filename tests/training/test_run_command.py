@@ -1,5 +1,7 @@
 """experiments/run.py as a user meets it: every environment family, every error in one line, SIGKILL and resume."""
 
+import contextlib
+import io
 import json
 import os
 import pathlib
@@ -20,7 +22,21 @@ ROOT = pathlib.Path(__file__).parents[2]
 TINY = ["--config.hidden-sizes", "16", "--config.batch-size=16", "--config.learning-starts=50", "--eval-episodes=1"]
 
 
-def run(*arguments, check=True, **options):
+def run(*arguments, check=True):
+    """The command in this process: importing takes longer than most of what is asked of it."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            code = main(["--no-progress", *map(str, arguments)])
+        except SystemExit as stop:  # --help
+            code = int(stop.code or 0)
+    done = subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
+    assert not check or done.returncode == 0, done.stderr
+    return done
+
+
+def run_process(*arguments, check=True, **options):
+    """The command as it is typed."""
     command = [sys.executable, str(ROOT / "experiments/run.py"), "--no-progress", *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, **options)
     assert not check or done.returncode == 0, done.stderr
@@ -77,12 +93,18 @@ def test_every_family_of_environments(agent, env, tmp_path):
         (["--agent=sac", "--seeds=100000000"], "--seeds"),
     ],
 )
-def test_bad_input_is_one_line_and_exit_code_2(arguments, message, tmp_path):
-    done = run(*arguments, check=False, cwd=tmp_path)
+def test_bad_input_is_one_line_and_exit_code_2(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = run(*arguments, check=False)
     assert done.returncode == 2, done.stderr
     lines = done.stderr.strip().splitlines()
     assert len(lines) == 1 and message in lines[0], done.stderr
     assert not (tmp_path / "runs").exists()  # nothing was started
+
+
+def test_bad_input_ends_the_process_the_same_way(tmp_path):
+    done = run_process("--agent=sac", "--seeds=0", check=False, cwd=tmp_path)
+    assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1 and not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("env", ["phys2d/CartPole-v1", "InvertedPendulum-v5"])
@@ -245,7 +267,7 @@ def test_ctrl_c_takes_a_checkpoint(tmp_path):
 
 def test_debug_nans_is_one_line(tmp_path):
     options = ["--agent=sac", "--debug-nans", "--config.reward-scale=1e38", "--steps=100", *TINY]
-    done = run(*options, f"--run-dir={tmp_path}/run", check=False)
+    done = run_process(*options, f"--run-dir={tmp_path}/run", check=False)
     assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1
 
 
@@ -253,8 +275,9 @@ def test_debug_nans_is_one_line(tmp_path):
 def test_seeds_over_forced_host_devices_give_the_same_numbers(env, tmp_path):
     options = ["--agent=sac", f"--env={env}", "--steps=300", "--eval-every=100", "--seeds=5", *TINY]
     for devices in (1, 2, 4):
-        flags = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
-        run(*options, f"--run-dir={tmp_path}/{devices}", env=flags)
+        count = f"--xla_force_host_platform_device_count={devices}"
+        flags = {**os.environ, "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} {count}"}
+        run_process(*options, f"--run-dir={tmp_path}/{devices}", env=flags)
     tables = {}
     for devices in (1, 2, 4):
         rows = (tmp_path / str(devices) / "metrics.csv").read_text().splitlines()
