@@ -90,7 +90,7 @@ def test_seed_of_a_run_equals_that_seed_alone(env):
 
 @BACKENDS
 def test_resumed_run_equals_an_uninterrupted_one(env, tmp_path):
-    """With everything that a run may keep beside its agents: moments of the data, and a ring that is full at the cut."""
+    """With all that a run keeps beside its agents: moments of the data, and a ring that is full at the cut."""
     straight, stopped = tmp_path / "straight", tmp_path / "stopped"
     config = dataclasses.replace(SMALL, replay_capacity=50)
     options = {"env": env, "seeds": 2, "normalize_observations": True, "normalize_rewards": True}
