@@ -79,7 +79,9 @@ RUNS = {
         Settings(env="phys2d/CartPole-v1", steps=20_000, seeds=5, eval_every=1_000, eval_episodes=20),
         475,
         "iqm",
-        {"learning_rate": 1e-3, "tau": 0.05, "target_entropy_scale": 0.5, "hidden_sizes": (64, 64), "batch_size": 128},
+        # Chosen on seeds 20 to 22 and 16 000 steps.
+        {"learning_rate": 1e-3, "discount": 0.995, "tau": 0.05, "target_entropy_scale": 0.5}
+        | {"hidden_sizes": (64, 64), "batch_size": 128},
     ),
     # Which setting separates the default's 5 000 from public curves of about 6 000? Seeds 0 and 1: the target entropy
     # of some JAX codebases, -dim A / 2. Seeds 2 and 3: the learning rate of Spinning Up, 1e-3.

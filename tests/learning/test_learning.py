@@ -33,7 +33,8 @@ def test_pmoe_swings_the_pendulum_up():
 
 @pytest.mark.slow
 def test_discrete_sac_balances_the_pole():
-    config = sac_discrete.Config(learning_rate=1e-3, tau=0.05, target_entropy_scale=0.5, **SMALL)
+    # With discount 0.99 it learns to stand but drifts out of the track after some 200 steps, beyond its horizon.
+    config = sac_discrete.Config(learning_rate=1e-3, discount=0.995, tau=0.05, target_entropy_scale=0.5, **SMALL)
     settings = Settings(
         env="phys2d/CartPole-v1", steps=16_000, seeds=3, eval_every=16_000, eval_episodes=20, progress=False
     )

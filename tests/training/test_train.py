@@ -19,7 +19,8 @@ from offpolicy_jax.training.settings import differences
 from offpolicy_jax.training.summary import as_json
 from tests import probes
 
-SMALL = sac.Config(hidden_sizes=(16,), batch_size=16, learning_starts=20)
+# Tests that can do with these sizes, two seeds and a ring of 40 share their compiled programs, whatever their steps.
+SMALL = sac.Config(hidden_sizes=(16,), batch_size=16, learning_starts=20, replay_capacity=40)
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +32,7 @@ def probe_environments():
 
 
 def settings(**changes):
-    base = Settings(env="probe/in-graph", seeds=1, steps=120, eval_every=40, eval_episodes=3, progress=False)
+    base = Settings(env="probe/in-graph", seeds=2, steps=120, eval_every=40, eval_episodes=3, progress=False)
     return dataclasses.replace(base, **changes)
 
 
@@ -44,7 +45,7 @@ BACKENDS = pytest.mark.parametrize("env", ["probe/in-graph", "probe/host", "phys
 
 
 def test_table_has_one_row_per_seed_and_evaluation():
-    result = train(sac, settings(seeds=2, seed=5), SMALL)
+    result = train(sac, settings(seed=5), SMALL)
     assert result.table["step"].tolist() == [40, 40, 80, 80, 120, 120]
     assert result.table["seed"].tolist() == [5, 6] * 3
     assert np.all(result.table["return"] == 10.0) and np.all(result.table["length"] == 10.0)
@@ -53,7 +54,7 @@ def test_table_has_one_row_per_seed_and_evaluation():
 
 
 def test_run_directory(tmp_path):
-    train(sac, settings(seeds=2, run_dir=str(tmp_path / "run")), SMALL)
+    train(sac, settings(run_dir=str(tmp_path / "run")), SMALL)
     run = tmp_path / "run"
     names = {p.name for p in run.iterdir()}
     assert names == {
@@ -61,7 +62,7 @@ def test_run_directory(tmp_path):
     }  # fmt: skip
     config = json.loads((run / "config.json").read_text())
     assert config["agent"] == "sac" and config["config"]["hidden_sizes"] == [16]
-    assert config["resolved_config"]["replay_capacity"] == 120 and "jax" in config["versions"]
+    assert config["resolved_config"]["replay_capacity"] == 40 and "jax" in config["versions"]
     lines = (run / "evaluations.csv").read_text().splitlines()
     assert lines[0].startswith("step,seed,return,length") and len(lines) == 1 + 6
     header, first, *_ = (run / "metrics.csv").read_text().splitlines()
@@ -92,11 +93,10 @@ def test_seed_of_a_run_equals_that_seed_alone(env):
 def test_resumed_run_equals_an_uninterrupted_one(env, tmp_path):
     """With all that a run keeps beside its agents: moments of the data, and a ring that is full at the cut."""
     straight, stopped = tmp_path / "straight", tmp_path / "stopped"
-    config = dataclasses.replace(SMALL, replay_capacity=50)
-    options = {"env": env, "seeds": 2, "normalize_observations": True, "normalize_rewards": True}
-    whole = train(sac, settings(run_dir=str(straight), **options), config)
-    train(sac, settings(run_dir=str(stopped), **(options | {"steps": 80})), config)
-    resumed = train(sac, settings(run_dir=str(stopped), resume=True, **options), config)
+    options = {"env": env, "normalize_observations": True, "normalize_rewards": True}
+    whole = train(sac, settings(run_dir=str(straight), **options), SMALL)
+    train(sac, settings(run_dir=str(stopped), **(options | {"steps": 80})), SMALL)
+    resumed = train(sac, settings(run_dir=str(stopped), resume=True, **options), SMALL)
     assert same(whole.states, resumed.states)
     for name in ("evaluations.csv", "metrics.csv"):
         assert (straight / name).read_bytes() == (stopped / name).read_bytes()
@@ -124,7 +124,7 @@ def finished_run(tmp_path_factory):
     """A run to its end, and what it was asked to be."""
     environment = probes.ConstantReward()
     environments.register("probe/in-graph", lambda num_envs: environment)
-    asked = settings(seeds=2, run_dir=str(tmp_path_factory.mktemp("finished") / "run"))
+    asked = settings(run_dir=str(tmp_path_factory.mktemp("finished") / "run"))
     return asked, train(sac, asked, SMALL)
 
 
@@ -146,9 +146,10 @@ def test_another_run_than_the_finished_one_is_not_read(finished_run, changes):
 
 def test_a_run_grows_with_its_steps(tmp_path):
     """Cut, given more steps (so a larger ring), cut again, and resumed from its directory's own settings."""
-    whole = train(sac, settings(run_dir=str(tmp_path / "a"), steps=240), SMALL)
+    config = dataclasses.replace(SMALL, replay_capacity=10_000)  # which is cut to the steps
+    whole = train(sac, settings(run_dir=str(tmp_path / "a"), steps=240), config)
     for steps in (80, 160, 240):
-        last = train(sac, settings(run_dir=str(tmp_path / "b"), resume=True, steps=steps), SMALL)
+        last = train(sac, settings(run_dir=str(tmp_path / "b"), resume=True, steps=steps), config)
     assert same(whole.states, last.states)
     assert (tmp_path / "a/evaluations.csv").read_bytes() == (tmp_path / "b/evaluations.csv").read_bytes()
     assert json.loads((tmp_path / "b/config.json").read_text())["settings"]["steps"] == 240
@@ -215,9 +216,9 @@ def test_each_program_is_traced_once(env):
 
     members = {name: getattr(sac, name) for name in ("Config", "State", "init", "policy")}
     agent = types.SimpleNamespace(**members, act=counted("act"), update=counted("update"), __name__="counted")
-    train(agent, settings(env=env, seeds=2), SMALL)  # type: ignore[arg-type]
+    train(agent, settings(env=env), SMALL)  # type: ignore[arg-type]
     first = dict(traces)
-    train(agent, settings(env=env, seeds=2, steps=400), SMALL)  # type: ignore[arg-type]
+    train(agent, settings(env=env, steps=400), SMALL)  # type: ignore[arg-type]
     # A longer run traces no more than a short one: the number of steps, of reports and the warm-up are not static.
     assert {name: traces[name] - first[name] for name in traces} == first
     assert first["update"] <= 3  # shapes of the metrics, the program, and its loop's fixed point
@@ -245,7 +246,7 @@ def test_each_program_is_compiled_once(env, seeds):
 
 
 def test_parallel_environments_share_the_steps():
-    result = train(sac, settings(num_envs=4, seeds=2), SMALL)
+    result = train(sac, settings(num_envs=4), SMALL)
     assert result.table["step"].max() == 120
     count = jax.tree.leaves(result.states.actor_optimizer)[0]
     assert count.tolist() == [104, 104]  # one gradient step per step from the update that ends the warm-up on
@@ -253,7 +254,7 @@ def test_parallel_environments_share_the_steps():
 
 def test_float_fields_may_differ_by_seed():
     config = dataclasses.replace(SMALL, learning_rate=np.array([0.0, 1e-2], np.float32))
-    states = train(sac, settings(seeds=2), config).states
+    states = train(sac, settings(), config).states
     assert states.log_alpha[0] == 0.0 and states.log_alpha[1] != 0.0
 
 
@@ -261,7 +262,7 @@ def test_float_fields_may_differ_by_seed():
 def test_divergence_names_the_seed_and_keeps_the_rest(env, tmp_path):
     config = dataclasses.replace(SMALL, reward_scale=np.array([1.0, 1e29], np.float32), learning_starts=60)
     with pytest.raises(UserError, match=r"not finite.*seed 1 at step 60.*last good checkpoint"):
-        train(sac, settings(env=env, seeds=2, run_dir=str(tmp_path / "run")), config)
+        train(sac, settings(env=env, run_dir=str(tmp_path / "run")), config)
     rows = (tmp_path / "run/evaluations.csv").read_text().splitlines()[1:]
     assert [row.split(",")[1] for row in rows] == ["0", "1", "0"]  # at step 40 both, then seed 0 alone
     assert [p.name for p in (tmp_path / "run/checkpoints").iterdir()] == ["000000000040"]
@@ -320,7 +321,7 @@ def test_hyper_parameters_are_checked():
         ({"batch_size": 2**31 - 1}, "GB and the machine has"),
     ]:
         with pytest.raises(UserError, match=message):
-            train(sac, settings(seeds=2), dataclasses.replace(SMALL, **change))
+            train(sac, settings(), dataclasses.replace(SMALL, **change))
     train(
         sac_discrete,
         settings(env="phys2d/CartPole-v1", steps=20, eval_every=20),
@@ -371,8 +372,8 @@ def test_directories_that_are_taken(tmp_path):
         train(sac, settings(run_dir=str(tmp_path / "run")), SMALL)
     with pytest.raises(UserError, match=r"--config.tau=0.005, not 0.5"):
         train(sac, settings(run_dir=str(tmp_path / "run"), resume=True), dataclasses.replace(SMALL, tau=0.5))
-    with pytest.raises(UserError, match=r"--seeds=1, not 2"):
-        train(sac, settings(run_dir=str(tmp_path / "run"), resume=True, seeds=2), SMALL)
+    with pytest.raises(UserError, match=r"--seeds=2, not 1"):
+        train(sac, settings(run_dir=str(tmp_path / "run"), resume=True, seeds=1), SMALL)
     with pytest.raises(UserError, match="at step 120 already"):
         train(sac, settings(run_dir=str(tmp_path / "run"), resume=True, steps=50), SMALL)
     (tmp_path / "other").mkdir()
@@ -397,18 +398,18 @@ def test_interrupt_takes_a_checkpoint(tmp_path):
 
     members = {name: getattr(sac, name) for name in ("Config", "State", "init", "policy", "update")}
     agent = types.SimpleNamespace(**members, act=act, __name__="sac")
-    options = settings(env="probe/host", run_dir=str(tmp_path / "run"))
+    options = settings(env="probe/host", seeds=1, run_dir=str(tmp_path / "run"))
     result = train(agent, options, SMALL)  # type: ignore[arg-type]
     assert result.interrupted and list((tmp_path / "run/checkpoints").iterdir())
     resumed = train(sac, dataclasses.replace(options, resume=True), SMALL)
-    whole = train(sac, settings(env="probe/host", run_dir=str(tmp_path / "whole")), SMALL)
+    whole = train(sac, dataclasses.replace(options, run_dir=str(tmp_path / "whole")), SMALL)
     assert same(whole.states, resumed.states)
     for name in ("evaluations.csv", "metrics.csv"):  # the interval under way was neither lost nor reported early
         assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
 def test_tensorboard_has_a_series_per_seed(tmp_path):
-    train(sac, settings(seeds=2, run_dir=str(tmp_path / "run"), log=("tensorboard",)), SMALL)
+    train(sac, settings(run_dir=str(tmp_path / "run"), log=("tensorboard",)), SMALL)
     for seed in ("seed_0", "seed_1"):
         assert list((tmp_path / "run/tensorboard" / seed).glob("events.*"))
 
@@ -432,7 +433,7 @@ def test_value_bias_of_a_known_prediction(env):
 
     agent = types.SimpleNamespace(**{**vars(sac), "predict": predict})
     config = dataclasses.replace(SMALL, discount=np.array([0.6, 0.7], np.float32), reward_scale=3.0)
-    table = train(agent, settings(env=env, seeds=2, value_bias=True), config).table  # type: ignore[arg-type]
+    table = train(agent, settings(env=env, value_bias=True), config).table  # type: ignore[arg-type]
     for i, discount in enumerate((0.6, 0.7)):
         distance = np.array([n for n in range(1, 10) if discount**n <= 0.2])
         np.testing.assert_allclose(table["value_bias"][i::2], 2.0 * np.mean(1.0 - discount**distance), rtol=1e-4)
@@ -454,17 +455,17 @@ def test_value_bias_pairs_predictions_with_what_followed_them(env):
 
     agent = types.SimpleNamespace(**{**vars(sac), "predict": predict})
     config = dataclasses.replace(SMALL, discount=0.5, reward_scale=np.array([1.0, 4.0], np.float32))
-    table = train(agent, settings(env=env, seeds=2, value_bias=True), config).table  # type: ignore[arg-type]
+    table = train(agent, settings(env=env, value_bias=True), config).table  # type: ignore[arg-type]
     first, second = 5.0 - 0.5 * (0.25 + 1.0), 7.0 - 1.0
     np.testing.assert_allclose(table["value_bias"], 0.5 * (first + second), rtol=1e-5)
     np.testing.assert_allclose(table["value"], 6.0, rtol=1e-5)
 
 
 def test_value_bias_survives_a_resume(tmp_path):
-    whole = train(sac, settings(value_bias=True, seeds=2), SMALL).table
+    whole = train(sac, settings(value_bias=True), SMALL).table
     path = str(tmp_path / "run")
-    train(sac, settings(value_bias=True, seeds=2, steps=40, run_dir=path), SMALL)
-    table = train(sac, settings(value_bias=True, seeds=2, run_dir=path, resume=True), SMALL).table
+    train(sac, settings(value_bias=True, steps=40, run_dir=path), SMALL)
+    table = train(sac, settings(value_bias=True, run_dir=path, resume=True), SMALL).table
     assert set(table) == set(whole) and "value_bias" in table
     np.testing.assert_allclose(table["value_bias"], whole["value_bias"], rtol=1e-6)
 
@@ -500,7 +501,13 @@ def test_runs_from_before_a_setting_existed_can_be_resumed(tmp_path):
 def test_time_limit_does_not_end_the_value():
     """Reward 1 a step, cut after 10 steps: Q is 1 / (1 - 0.9) = 10, not the 6.5 of ten steps and nothing after."""
     config = dataclasses.replace(
-        SMALL, discount=0.9, initial_temperature=1e-6, learn_temperature=False, learning_rate=3e-3, tau=0.05
+        SMALL,
+        discount=0.9,
+        initial_temperature=1e-6,
+        learn_temperature=False,
+        learning_rate=3e-3,
+        tau=0.05,
+        replay_capacity=2_000,
     )
     for env in ("probe/in-graph", "probe/host"):
         state = train(sac, settings(env=env, steps=2_000, eval_every=2_000), config).states
@@ -534,7 +541,7 @@ def test_a_nested_hyper_parameter_is_refused_by_its_whole_name(change, message):
     bad = TARGET.replace(**change)
     for refuse, path in [
         (lambda: check(NESTED.replace(target=bad), 2), "config.target"),
-        (lambda: train(props, settings(seeds=2), NESTED.replace(target=bad)), "config.target"),
+        (lambda: train(props, settings(), NESTED.replace(target=bad)), "config.target"),
         (lambda: check(bad, 2), "config"),  # PPO by itself
     ]:
         with pytest.raises(UserError, match=f"^{re.escape(path)}\\.{message}$") as error:
@@ -583,11 +590,11 @@ def test_differences_are_named_like_the_flags_of_nested_values():
     previous = json.loads(json.dumps(document(NESTED)))
     assert list(differences(previous, document(NESTED))) == []
     other = NESTED.replace(target=TARGET.replace(epochs=3, hidden_sizes=(8, 8)), epochs=4)
-    assert sorted(differences(previous, document(other, seeds=2, steps=7)), key=lambda x: x[0]) == [
+    assert sorted(differences(previous, document(other, seeds=3, steps=7)), key=lambda x: x[0]) == [
         ("--config.epochs", 2, 4),
         ("--config.target.epochs", 2, 3),
         ("--config.target.hidden_sizes", [8], [8, 8]),
-        ("--seeds", 1, 2),
+        ("--seeds", 2, 3),
     ]
     del previous["config"]["target"]["clip"]  # a run of an older version
     assert list(differences(previous, document(NESTED))) == [("--config.target.clip", "(absent)", 0.2)]
