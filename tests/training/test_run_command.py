@@ -229,7 +229,7 @@ def test_help_lists_hyper_parameters_with_meaning_and_default():
 @pytest.mark.parametrize("env", ["phys2d/Pendulum-v0", "InvertedPendulum-v5"])
 def test_killed_run_resumes_to_the_same_bytes(env, tmp_path):
     options = ["--agent=sac", f"--env={env}", "--steps=1500", "--eval-every=100", "--seeds=2", *TINY]
-    run(*options, f"--run-dir={tmp_path}/straight")
+    run_process(*options, f"--run-dir={tmp_path}/straight")  # on as many devices as the others
     command = [
         sys.executable,
         str(ROOT / "experiments/run.py"),
@@ -248,7 +248,7 @@ def test_killed_run_resumes_to_the_same_bytes(env, tmp_path):
         process.send_signal(signal.SIGKILL)
         process.wait()
     assert process.returncode == -signal.SIGKILL, "the run was over before it could be killed"
-    run("--resume", f"--run-dir={tmp_path}/killed")  # what the run is comes from its directory
+    run_process("--resume", f"--run-dir={tmp_path}/killed")  # what the run is comes from its directory
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     assert (straight / "evaluations.csv").read_bytes() == (killed / "evaluations.csv").read_bytes()
 
