@@ -635,6 +635,6 @@ def test_no_hidden_layers_are_a_linear_network():
     linear = NESTED.replace(target=TARGET.replace(hidden_sizes=()))
     states = train(props, settings(steps=32, eval_every=32), linear).states
     assert set(states.behaviour["params"]) == {"Dense_0", "log_std"}
-    assert states.behaviour["params"]["Dense_0"]["kernel"].shape == (1, 1, 1)  # seeds, observation, action
+    assert states.behaviour["params"]["Dense_0"]["kernel"].shape == (2, 1, 1)  # seeds, observation, action
     states = train(sac, settings(), SMALL.replace(hidden_sizes=())).states
     assert set(states.actor["params"]) == {"Dense_0"} and np.all(np.isfinite(states.log_alpha))
