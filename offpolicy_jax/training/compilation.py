@@ -2,7 +2,6 @@
 
 import os
 import pathlib
-from collections.abc import Callable
 
 import jax
 
@@ -13,12 +12,6 @@ def enable_cache() -> None:
         base = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache"))
         jax.config.update("jax_compilation_cache_dir", str(base / "offpolicy_jax" / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-
-
-def jit_once(function: Callable) -> Callable:
-    """`jax.jit` for a program that runs once: on a CPU, where LLVM takes longer than the program, it optimises less."""
-    quick = {"xla_backend_optimization_level": 1, "xla_llvm_disable_expensive_passes": True}
-    return jax.jit(function, compiler_options=quick if jax.default_backend() == "cpu" else None)
 
 
 class Clock:

@@ -20,7 +20,6 @@ from offpolicy_jax.environments.protocols import HostEnvironment
 from offpolicy_jax.training import learner as learning
 from offpolicy_jax.training import seeds as seed_axis
 from offpolicy_jax.training.agent import Agent
-from offpolicy_jax.training.compilation import jit_once
 from offpolicy_jax.training.learner import Learner
 from offpolicy_jax.transition import PyTree, Transition
 
@@ -85,7 +84,7 @@ class Loop:
 
         lift = self.lanes.lift
         replay_axes, totals_axes = ring.SEED_AXES, learning.TOTALS_AXES
-        self._start = jit_once(lift(start, in_axes=(axes, 0, None), out_axes=learning.AXES))
+        self._start = jax.jit(lift(start, in_axes=(axes, 0, None), out_axes=learning.AXES))
         self._act = jax.jit(lift(act, in_axes=(axes, 0, 0, 0, None, 0), out_axes=(0, 0)))
         self._add = jax.jit(lift(add, in_axes=(axes, replay_axes, 0, None), out_axes=replay_axes), donate_argnums=1)
         self._learn = jax.jit(

@@ -14,7 +14,6 @@ from offpolicy_jax.environments.protocols import InGraphEnvironment
 from offpolicy_jax.training import learner as learning
 from offpolicy_jax.training import seeds as seed_axis
 from offpolicy_jax.training.agent import Agent
-from offpolicy_jax.training.compilation import jit_once
 from offpolicy_jax.training.learner import Learner
 from offpolicy_jax.transition import PyTree, Transition
 
@@ -123,7 +122,7 @@ class Loop:
             return Carry(learner, state, observation, nothing, nothing.astype(jnp.int32), jnp.zeros(3))
 
         lift = self.lanes.lift
-        self._begin = jit_once(lift(begin, in_axes=(axes, 0, None), out_axes=AXES))
+        self._begin = jax.jit(lift(begin, in_axes=(axes, 0, None), out_axes=AXES))
         self._run = jax.jit(
             lift(
                 functools.partial(run, agent, environment),

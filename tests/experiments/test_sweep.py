@@ -27,7 +27,7 @@ def probe_environment():
 
 
 def forced_devices(count):
-    return f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={count}"
+    return f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={count}"
 
 
 def plan(*arguments, directory="runs/none"):

@@ -141,7 +141,7 @@ print(json.dumps(found))
     found = {}
     for devices in (1, 2, 4):
         count = f"--xla_force_host_platform_device_count={devices}"
-        flags = {**os.environ, "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} {count}"}
+        flags = {**os.environ, "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {count}"}
         command = [sys.executable, "-c", program]
         done = subprocess.run(command, capture_output=True, text=True, env=flags, cwd=ROOT)
         assert done.returncode == 0, done.stderr

@@ -276,7 +276,7 @@ def test_seeds_over_forced_host_devices_give_the_same_numbers(tmp_path):
     options = ["--agent=sac", "--env=InvertedPendulum-v5", "--steps=300", "--eval-every=100", "--seeds=5", *TINY]
     for devices in (1, 2, 4):
         count = f"--xla_force_host_platform_device_count={devices}"
-        flags = {**os.environ, "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} {count}"}
+        flags = {**os.environ, "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {count}"}
         run_process(*options, f"--run-dir={tmp_path}/{devices}", env=flags)
     tables = {}
     for devices in (1, 2, 4):
