@@ -16,9 +16,9 @@ _BASE = os.environ.setdefault(
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(pathlib.Path(_BASE) / os.environ.get("PYTEST_XDIST_WORKER", "main"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
-# Programs are compiled as users' are. With less optimisation that takes half the time, but some are wrong (jaxlib 0.10.2):
-# at level 0, as with JAX_DISABLE_MOST_OPTIMIZATIONS, an update of SAC gives NaN where levels 1 and 3 give finite numbers
-# from the same arguments; at level 1 a vmapped L-BFGS does not end.
+# Programs are compiled as users' are. Less optimisation takes half the time, but makes some of them wrong (jaxlib
+# 0.10.2): at level 0, as with JAX_DISABLE_MOST_OPTIMIZATIONS, an update of SAC gives NaN where levels 1 and 3 give
+# finite values of the same arguments; at level 1 a vmapped L-BFGS does not end.
 
 import jax  # noqa: E402
 
