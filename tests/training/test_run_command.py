@@ -47,11 +47,8 @@ def run_process(*arguments, check=True, **options):
     ("agent", "env"),
     [
         ("sac", "phys2d/Pendulum-v0"),
-        ("dsac_t", "phys2d/Pendulum-v0"),
-        ("pmoe", "phys2d/Pendulum-v0"),
         ("mdpo", "Pendulum-v1"),
         ("sac", "HalfCheetah-v5"),
-        ("sac", "Pendulum-v1"),
         ("sac", "dm_control/cartpole-swingup-v0"),
         ("sac_discrete", "phys2d/CartPole-v1"),
         ("sac_discrete", "tabular/CliffWalking-v0"),
