@@ -171,17 +171,18 @@ def _blocks(arms: list[str], cells: dict[str, dict[str, Cell]], scale: dict) -> 
         linked = [group for group in groups if any(have[arm] & have[other] for other in group)]
         groups = [group for group in groups if group not in linked] + [{arm}.union(*linked)]
     blocks = []
-    for group in groups:
-        members = [arm for arm in arms if arm in group]
+    for members in ([arm for arm in arms if arm in group] for group in groups):
+        if not set.intersection(*(have[arm] for arm in members)):
+            notes.append(
+                f"No environment is common to {'; '.join(members)}: those with the same environments are aggregated."
+            )
+    for members in (part for group in groups for part in _comparable([arm for arm in arms if arm in group], have)):
         every = [env for env in cells if any(env in have[arm] for arm in members)]
         common = [env for env in every if all(env in have[arm] for arm in members)]
         remarks = []
         for env in every:
             if lacking := [arm for arm in members if env not in have[arm]]:
                 remarks.append(f"{env} is not in the aggregate: no final return there of {'; '.join(lacking)}.")
-        if not common:
-            notes.append(f"There is no aggregate of {'; '.join(members)}: no environment is common to all of them.")
-            continue
         scores = {}
         for arm in members:
             columns = [_normalise(cells[env][arm].scores, scale[env]) for env in common]
@@ -191,6 +192,16 @@ def _blocks(arms: list[str], cells: dict[str, dict[str, Cell]], scale: dict) -> 
             scores[arm] = np.stack([column[:count] for column in columns], axis=1)
         blocks.append(Block(common, scores, remarks))
     return blocks, notes
+
+
+def _comparable(members: list[str], have: dict[str, set[str]]) -> list[list[str]]:
+    """All members if they share an environment, otherwise those with the same environments."""
+    if set.intersection(*(have[arm] for arm in members)):
+        return [members]
+    parts: dict[frozenset[str], list[str]] = {}
+    for arm in members:
+        parts.setdefault(frozenset(have[arm]), []).append(arm)
+    return list(parts.values())
 
 
 def _best(arms: list[str], cells: dict[str, dict[str, Cell]], scale: dict) -> list[str]:

@@ -214,6 +214,18 @@ def test_environments_that_an_arm_lacks_and_unequal_seeds_are_stated(tmp_path):
     assert (tmp_path / "out/probability_1.png").exists() and (tmp_path / "out/probability_2.png").exists()
 
 
+def test_without_a_common_environment_arms_with_the_same_ones_are_aggregated(tmp_path):
+    for agent, envs in {"sac": (A,), "dqn": (B,), "ppo": (A, B), "props": (A, B)}.items():
+        for env in envs:
+            write_run(tmp_path / f"{agent}-{env.replace('/', '-')}", agent, env)
+    report = analyse([str(tmp_path)])
+    blocks = {tuple(block.scores): block.envs for block in report.blocks}
+    assert {arms: sorted(envs) for arms, envs in blocks.items()} == {
+        ("dqn",): [B], ("ppo", "props"): sorted([A, B]), ("sac",): [A]
+    }  # fmt: skip
+    assert any("No environment is common to dqn; ppo; props; sac" in note for note in report.notes)
+
+
 def test_one_arm_takes_as_many_seeds_everywhere(tmp_path):
     write_run(tmp_path / "a", finals=(1.0, 2.0, 3.0))
     write_run(tmp_path / "b", env=B, finals=(1.0, 2.0))
