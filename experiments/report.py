@@ -161,7 +161,10 @@ def _normalise(scores: np.ndarray, scale: tuple[float, float]) -> np.ndarray:
 
 
 def _blocks(arms: list[str], cells: dict[str, dict[str, Cell]], scale: dict) -> tuple[list[Block], list[str]]:
-    """Arms linked by shared environments, each block with the environments that all its arms have; and remarks."""
+    """Arms linked by shared environments, each block with the environments that all its arms have; and remarks.
+
+    Where linked arms have no environment in common, those with the same environments make a block each.
+    """
     notes = [f"{env} is in no aggregate: it has no two different final returns." for env in cells if not scale[env]]
     have = {
         arm: {env for env in cells if scale[env] and arm in cells[env] and cells[env][arm].scores.size} for arm in arms
@@ -170,13 +173,18 @@ def _blocks(arms: list[str], cells: dict[str, dict[str, Cell]], scale: dict) -> 
     for arm in (arm for arm in arms if have[arm]):
         linked = [group for group in groups if any(have[arm] & have[other] for other in group)]
         groups = [group for group in groups if group not in linked] + [{arm}.union(*linked)]
-    blocks = []
+    parts: list[list[str]] = []
     for members in ([arm for arm in arms if arm in group] for group in groups):
-        if not set.intersection(*(have[arm] for arm in members)):
-            notes.append(
-                f"No environment is common to {'; '.join(members)}: those with the same environments are aggregated."
-            )
-    for members in (part for group in groups for part in _comparable([arm for arm in arms if arm in group], have)):
+        if set.intersection(*(have[arm] for arm in members)):
+            parts.append(members)
+            continue
+        notes.append(f"No environment is common to {'; '.join(members)}: those with the same ones are aggregated.")
+        alike: dict[frozenset[str], list[str]] = {}
+        for arm in members:
+            alike.setdefault(frozenset(have[arm]), []).append(arm)
+        parts += alike.values()
+    blocks = []
+    for members in parts:
         every = [env for env in cells if any(env in have[arm] for arm in members)]
         common = [env for env in every if all(env in have[arm] for arm in members)]
         remarks = []
@@ -192,16 +200,6 @@ def _blocks(arms: list[str], cells: dict[str, dict[str, Cell]], scale: dict) -> 
             scores[arm] = np.stack([column[:count] for column in columns], axis=1)
         blocks.append(Block(common, scores, remarks))
     return blocks, notes
-
-
-def _comparable(members: list[str], have: dict[str, set[str]]) -> list[list[str]]:
-    """All members if they share an environment, otherwise those with the same environments."""
-    if set.intersection(*(have[arm] for arm in members)):
-        return [members]
-    parts: dict[frozenset[str], list[str]] = {}
-    for arm in members:
-        parts.setdefault(frozenset(have[arm]), []).append(arm)
-    return list(parts.values())
 
 
 def _best(arms: list[str], cells: dict[str, dict[str, Cell]], scale: dict) -> list[str]:

@@ -4,9 +4,8 @@ import math
 
 import numpy as np
 import pytest
-import rliable.library
-import rliable.metrics
 import scipy.stats
+from rliable import library, metrics
 
 from offpolicy_jax.statistics import (
     aggregate_median,
@@ -205,10 +204,10 @@ def rliable_draws(monkeypatch):
 
 
 STATISTICS = [
-    (np.mean, rliable.metrics.aggregate_mean),
-    (aggregate_median, rliable.metrics.aggregate_median),
-    (interquartile_mean, rliable.metrics.aggregate_iqm),
-    (optimality_gap, rliable.metrics.aggregate_optimality_gap),
+    (np.mean, metrics.aggregate_mean),
+    (aggregate_median, metrics.aggregate_median),
+    (interquartile_mean, metrics.aggregate_iqm),
+    (optimality_gap, metrics.aggregate_optimality_gap),
 ]
 
 
@@ -216,9 +215,7 @@ STATISTICS = [
 @pytest.mark.parametrize("scores", [X, Y, X[:3], X[:, :1], TIED_X])
 def test_aggregates_and_intervals_are_those_of_rliable(rliable_draws, ours, theirs, scores):
     rliable_draws(scores)
-    point, interval = rliable.library.get_interval_estimates(
-        {"x": scores}, lambda s: np.array([theirs(s)]), reps=RESAMPLES
-    )
+    point, interval = library.get_interval_estimates({"x": scores}, lambda s: np.array([theirs(s)]), reps=RESAMPLES)
     np.testing.assert_allclose(ours(scores), point["x"][0], rtol=1e-12)
     mine = stratified_bootstrap_interval(scores, ours, resamples=RESAMPLES)
     np.testing.assert_allclose(mine, interval["x"][:, 0], rtol=1e-12)
@@ -227,7 +224,7 @@ def test_aggregates_and_intervals_are_those_of_rliable(rliable_draws, ours, thei
 def test_profiles_are_those_of_rliable(rliable_draws):
     thresholds = np.linspace(-2.0, 2.0, 9)
     rliable_draws(X)
-    point, interval = rliable.library.create_performance_profile({"x": X}, thresholds, reps=RESAMPLES)
+    point, interval = library.create_performance_profile({"x": X}, thresholds, reps=RESAMPLES)
     np.testing.assert_allclose(performance_profile(X, thresholds), point["x"], rtol=1e-12)
     mine = performance_profile_interval(X, thresholds, resamples=RESAMPLES)
     np.testing.assert_allclose(mine, interval["x"], rtol=1e-12, atol=1e-12)
@@ -236,8 +233,8 @@ def test_profiles_are_those_of_rliable(rliable_draws):
 @pytest.mark.parametrize(("x", "y"), [(X, Y), (Y, X), (TIED_X, TIED_Y), (X, X)])
 def test_probabilities_of_improvement_are_those_of_rliable(rliable_draws, x, y):
     rliable_draws(x, y)
-    point, interval = rliable.library.get_interval_estimates(
-        {"x,y": [x, y]}, lambda a, b: np.array([rliable.metrics.probability_of_improvement(a, b)]), reps=RESAMPLES
+    point, interval = library.get_interval_estimates(
+        {"x,y": [x, y]}, lambda a, b: np.array([metrics.probability_of_improvement(a, b)]), reps=RESAMPLES
     )
     np.testing.assert_allclose(probability_of_improvement(x, y), point["x,y"][0], rtol=1e-12)
     mine = probability_of_improvement_interval(x, y, resamples=RESAMPLES)

@@ -128,6 +128,7 @@ def test_an_update_is_pure_and_changes_the_state(agent):
     config, _, state, replay = begun(agent)
     before = jax.tree.map(np.array, (state, replay))
     out = jitted_update(agent)(config, state, replay, STEP, jax.random.key(2))
+    # Traced anew, under the same name, so that the compiled program comes from the cache.
     traced_anew = jax.jit(functools.wraps(agent.update)(lambda *args: agent.update(*args)))
     again = traced_anew(config, state, replay, STEP, jax.random.key(2))
     assert_same(out, again)
