@@ -33,7 +33,7 @@ def test_pmoe_swings_the_pendulum_up():
 
 @pytest.mark.slow
 def test_discrete_sac_balances_the_pole():
-    # With discount 0.99 it learns to stand but drifts out of the track after some 200 steps, beyond its horizon.
+    # With discount 0.99, whose horizon is 100 steps, most seeds still end after 150 to 280, by position or by angle.
     config = sac_discrete.Config(learning_rate=1e-3, discount=0.995, tau=0.05, target_entropy_scale=0.5, **SMALL)
     settings = Settings(
         env="phys2d/CartPole-v1", steps=16_000, seeds=3, eval_every=16_000, eval_episodes=20, progress=False
