@@ -49,8 +49,7 @@ def partly_filled(replay, rows):
     return ring.add(ring.init(replay.capacity, example, 2), jax.tree.map(lambda x: x[:rows], replay.storage))
 
 
-@pytest.mark.parametrize("discrete", [False, True])
-@pytest.mark.parametrize(("batches", "num_envs"), [(2, 1), (1, 2)])
+@pytest.mark.parametrize(("discrete", "batches", "num_envs"), [(False, 2, 1), (True, 1, 2)])
 def test_without_behaviour_updates_it_is_ppo_with_a_buffer(discrete, batches, num_envs):
     """Whole runs, bit for bit."""
     environment = probes.ObservationAction(discrete=discrete)

@@ -186,6 +186,22 @@ def test_two_processes_are_one(tmp_path):
             assert (tmp_path / "one" / run / name).read_bytes() == (tmp_path / "two" / run / name).read_bytes()
 
 
+def test_tasks_of_a_ray_cluster_are_the_programs(tmp_path):
+    """The numbers of a sweep without Ray, and a program that fails alone (with the extra `ray`; CI goes without)."""
+    pytest.importorskip("ray")
+    command = [sys.executable, str(ROOT / "experiments/sweep.py"), "--agents=sac,bc", "--grid=num_critics=1,2", *TINY]
+    for name, code, engine in (("here", 1, []), ("ray", 1, ["--ray"])):
+        options = [f"--run-dir={tmp_path}/{name}", *engine]
+        assert subprocess.run([*command, *options], capture_output=True, check=False).returncode == code
+    states = [json.loads((tmp_path / name / "sweep.json").read_text())["programs"] for name in ("here", "ray")]
+    by_title = [{s["title"]: (s["status"], s["error"]) for s in each} for each in states]
+    assert by_title[0] == by_title[1] and sorted(status for status, _ in by_title[0].values())[:2] == ["done", "done"]
+    runs = [path.relative_to(tmp_path / "here") for path in tmp_path.glob("here/sac-*/evaluations.csv")]
+    assert len(runs) == 2
+    for run in runs:
+        assert (tmp_path / "here" / run).read_bytes() == (tmp_path / "ray" / run).read_bytes()
+
+
 def test_a_killed_sweep_resumes_to_the_same_bytes(tmp_path):
     command = [sys.executable, str(ROOT / "experiments/sweep.py"), "--agents=sac", "--grid=learning_rate=1e-4,1e-3"]
     command += [*TINY, "--steps=1500", "--eval-every=100"]
