@@ -85,12 +85,21 @@ class Report:
 
     seeds: list[SeedResult]
     arms: list[str]
-    shown: list[str]  # in pictures
+    merit: dict[str, float]  # of each arm: the mean over environments of its normalised interquartile mean
     cells: dict[str, dict[str, Cell]]  # by environment and arm
     scale: dict[str, tuple[float, float] | None]  # returns that score 0 and 1
     blocks: list[Block]
     notes: list[str]
     normalised_by: str
+
+    def pictured(self, arms: Iterable[str]) -> list[str]:
+        """Those of a picture's arms that it has room for, the best ones, in the order of all."""
+        best = sorted(arms, key=self.merit.__getitem__, reverse=True)[: plots.MOST_ARMS]
+        return [arm for arm in self.arms if arm in best]
+
+    def styled(self, pictured: list[str]) -> list[str]:
+        """What fixes the styles of a picture: all arms, so that each looks the same everywhere, if there are enough."""
+        return self.arms if len(self.arms) <= plots.MOST_ARMS else pictured
 
 
 def analyse(paths: Sequence[str], reference: Sequence[str] = (), per_env: Sequence[str] = ()) -> Report:
@@ -117,14 +126,13 @@ def analyse(paths: Sequence[str], reference: Sequence[str] = (), per_env: Sequen
     scale = {env: references.get(env) or _min_max(arms) for env, arms in cells.items()}
     arms = list(pooled)
     blocks, notes = _blocks(arms, cells, scale)
-    shown = _best(arms, cells, scale)
-    if len(shown) < len(arms):
+    if len(arms) > plots.MOST_ARMS:
         notes.append(
-            f"Pictures show the {len(shown)} best of {len(arms)} arms by the interquartile mean of their normalised "
-            "final returns; the tables hold all."
+            f"A picture shows its {plots.MOST_ARMS} best arms by the interquartile mean of their normalised final "
+            "returns, and an arm may look different in each; the tables hold all."
         )
     by = "the given random and reference returns" if reference else "the lowest and the highest final return here"
-    return Report(seeds, arms, shown, cells, scale, blocks, notes, by)
+    return Report(seeds, arms, {arm: _merit(arm, cells, scale) for arm in arms}, cells, scale, blocks, notes, by)
 
 
 def read_references(entries: Iterable[str]) -> dict[str, tuple[float, float]]:
@@ -202,16 +210,11 @@ def _blocks(arms: list[str], cells: dict[str, dict[str, Cell]], scale: dict) -> 
     return blocks, notes
 
 
-def _best(arms: list[str], cells: dict[str, dict[str, Cell]], scale: dict) -> list[str]:
-    """The arms that pictures have room for: the best ones by normalised interquartile mean."""
-
-    def merit(arm: str) -> float:
-        final = [(env, here[arm].scores) for env, here in cells.items() if arm in here and scale[env]]
-        scores = [interquartile_mean(_normalise(x, scale[env])) for env, x in final if x.size]
-        return float(np.mean(scores)) if scores else -math.inf
-
-    best = sorted(arms, key=merit, reverse=True)[: plots.MOST_ARMS]
-    return [arm for arm in arms if arm in best]
+def _merit(arm: str, cells: dict[str, dict[str, Cell]], scale: dict) -> float:
+    """Mean over environments of an arm's normalised interquartile mean; minus infinity if it has none."""
+    final = [(env, here[arm].scores) for env, here in cells.items() if arm in here and scale[env]]
+    scores = [interquartile_mean(_normalise(x, scale[env])) for env, x in final if x.size]
+    return float(np.mean(scores)) if scores else -math.inf
 
 
 def describe(report: Report) -> str:
@@ -306,7 +309,7 @@ def _environment(report: Report, env: str, out: pathlib.Path) -> str:
              len(cell.of("unfinished")), cell.steps, _number(cell.rate)]
         )  # fmt: skip
     picture = "No picture: no seed of the arms that pictures show has a finite return yet."
-    if any(seed.steps.size for arm, cell in arms.items() if arm in report.shown for seed in cell.seeds):
+    if any(seed.steps.size for arm in report.pictured(arms) for seed in arms[arm].seeds):
         name = f"curves_{re.sub(r'[^A-Za-z0-9]+', '-', env)}.png"
         _draw_curves(report, env, out / name)
         picture = f"![Learning curves on {env}]({name})"
@@ -315,7 +318,8 @@ def _environment(report: Report, env: str, out: pathlib.Path) -> str:
 
 def _draw_curves(report: Report, env: str, path: pathlib.Path) -> None:
     """The picture of an environment."""
-    arms = {arm: cell for arm, cell in report.cells[env].items() if arm in report.shown}
+    shown = report.pictured(report.cells[env])
+    arms = {arm: report.cells[env][arm] for arm in shown}
     curves = {arm: cell.curve() for arm, cell in arms.items()}
     episodes = _range(seed.settings["eval_episodes"] for cell in arms.values() for seed in cell.seeds)
     seeds = _plural(_range(len(cell.counted) for cell in arms.values()), "seed")
@@ -325,13 +329,13 @@ def _draw_curves(report: Report, env: str, path: pathlib.Path) -> None:
     caption += f" A seed's return is the mean of {episodes} greedy episodes."
     if any(curve.diverged for curve in curves.values()):
         caption += f" A diverged seed counts as {_number(next(iter(arms.values())).lost)} from then on."
-    plots.learning_curves(path, curves, title=env, caption=caption, arms=report.shown)
+    plots.learning_curves(path, curves, title=env, caption=caption, arms=report.styled(shown))
 
 
 def _aggregate(report: Report, block: Block, out: pathlib.Path, suffix: str, tables: dict[str, Rows]) -> str:
     """Aggregates, profiles and probabilities of the arms of a block; adds the numbers to the tables."""
     envs, arms = "; ".join(block.envs), list(block.scores)
-    shown = [arm for arm in arms if arm in report.shown]
+    shown = report.pictured(arms)
     panels: dict[str, dict[str, plots.Estimate]] = {}
     for name, statistic in AGGREGATES.items():
         panels[name] = {}
@@ -349,7 +353,7 @@ def _aggregate(report: Report, block: Block, out: pathlib.Path, suffix: str, tab
         {name: {arm: values[arm] for arm in shown} for name, values in panels.items()},
         title="Aggregate of final returns",
         caption=f"Bars: 95\xa0% stratified bootstrap intervals. {about} A smaller optimality gap is better.",
-        order=report.shown,
+        order=report.styled(shown),
     )
     low = min(float(scores.min()) for scores in block.scores.values())
     high = max(float(scores.max()) for scores in block.scores.values())
@@ -371,7 +375,7 @@ def _aggregate(report: Report, block: Block, out: pathlib.Path, suffix: str, tab
         {arm: profiles[arm] for arm in shown},
         title="Performance profiles of final returns",
         caption=f"Bands: pointwise 95\xa0% stratified bootstrap intervals. {about}",
-        order=report.shown,
+        order=report.styled(shown),
     )
     header = ["arm", *(f"{name} [95 % interval]" for name in AGGREGATES), "seeds"]
     rows = [[arm, *(_estimate(*panels[name][arm]) for name in AGGREGATES), len(block.scores[arm])] for arm in arms]

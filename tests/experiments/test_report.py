@@ -237,11 +237,14 @@ def test_one_arm_takes_as_many_seeds_everywhere(tmp_path):
 def test_more_arms_than_pictures_hold(tmp_path):
     for i in range(13):
         write_run(tmp_path / str(i), finals=(float(i), i + 1.0), config={"learning_rate": 0.1 * (i + 1)})
+    write_run(tmp_path / "elsewhere", "ppo", B, finals=(-1.0, -2.0))  # the worst arm of all, but alone there
     assert main([str(tmp_path), f"--out={tmp_path / 'out'}"]) == 0
     report = analyse([str(tmp_path)])
-    assert len(report.shown) == 12 and report.shown == report.arms[1:]
-    assert "the 12 best of 13 arms" in (tmp_path / "out/report.md").read_text()
-    assert len(table(tmp_path / "out/final.csv")) == 13 and len(table(tmp_path / "out/probability.csv")) == 13 * 12
+    sac, ppo = report.arms[1:], report.arms[0]
+    assert report.pictured(report.cells[A]) == sac[1:] and report.pictured(report.cells[B]) == [ppo]
+    page = (tmp_path / "out/report.md").read_text()
+    assert "its 12 best arms" in page and page.count("![") == 2 + 2 * 2 + 1  # one arm alone is not compared
+    assert len(table(tmp_path / "out/final.csv")) == 14 and len(table(tmp_path / "out/probability.csv")) == 13 * 12
 
 
 def test_reference_scores(tmp_path):
