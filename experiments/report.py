@@ -327,6 +327,8 @@ def _draw_curves(report: Report, env: str, path: pathlib.Path) -> None:
     if seeds == "1 seed":
         caption = "One seed per arm: no interval."
     caption += f" A seed's return is the mean of {episodes} greedy episodes."
+    if len(shown) < len(report.cells[env]):
+        caption += f" The {len(shown)} best of {len(report.cells[env])} arms."
     if any(curve.diverged for curve in curves.values()):
         caption += f" A diverged seed counts as {_number(next(iter(arms.values())).lost)} from then on."
     plots.learning_curves(path, curves, title=env, caption=caption, arms=report.styled(shown))
