@@ -21,8 +21,8 @@ below the expert. alpha = 0.2 and 1e-3 were chosen among alpha 0.05, 0.2 and 0.5
 they reach the expert. On cartpole-swingup development runs (seeds 200, 201, 0, 1, 2) ended at 834, 789, 379, 859 and 2,
 of the expert's 833: unsteady; neither 500 steps a round nor rounds of 300 + 300 steps were steadier (3 seeds, 60 000
 steps). walker-stand was not looked at. A third task, ball_in_cup-catch, was: the ball was not caught once in 80 000
-steps (seeds 200, 201), so that this claim is not about tasks whose reward is found by chance. The others are untuned, at
-their defaults but for sizes and for ValueDICE's five updates a step, here one as all others have.
+steps (seeds 200, 201), so that this claim is not about tasks whose reward is found by chance. The others are untuned,
+at their defaults but for sizes and for ValueDICE's five updates a step, here one as all others have.
 
 Metric: greedy return of the newest policy at the end, 10 episodes, over the expert's at its own last evaluation, from
 the same starts: R / R_expert; the paper says "expert-normalised" without the form. Beside it (R - R_random) /
