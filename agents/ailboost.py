@@ -100,8 +100,8 @@ PRESETS = {
 }
 """paper, released: without the action repeat of 2 and the 10 000 kept learners (--config.max-learners) of that code.
 
-quick: for tens of rounds instead of thousands. With alpha 0.05 an untrained policy keeps a third of the mixture for 20
-rounds; at 1e-4 the discriminator is not fitted by then.
+quick: for tens of rounds instead of thousands, and a short warm-up. With alpha 0.05 the first, untrained learner still
+has a third of the mixture after 20 rounds.
 """
 
 

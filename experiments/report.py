@@ -97,8 +97,8 @@ class Report:
         best = sorted(arms, key=self.merit.__getitem__, reverse=True)[: plots.MOST_ARMS]
         return [arm for arm in self.arms if arm in best]
 
-    def styled(self, pictured: list[str]) -> list[str]:
-        """What fixes the styles of a picture: all arms, so that each looks the same everywhere, if there are enough."""
+    def style_order(self, pictured: list[str]) -> list[str]:
+        """What fixes the styles of a picture: all arms, so that each looks the same everywhere, if styles suffice."""
         return self.arms if len(self.arms) <= plots.MOST_ARMS else pictured
 
 
@@ -128,8 +128,9 @@ def analyse(paths: Sequence[str], reference: Sequence[str] = (), per_env: Sequen
     blocks, notes = _blocks(arms, cells, scale)
     if len(arms) > plots.MOST_ARMS:
         notes.append(
-            f"A picture shows its {plots.MOST_ARMS} best arms by the interquartile mean of their normalised final "
-            "returns, and an arm may look different in each; the tables hold all."
+            f"A picture shows at most {plots.MOST_ARMS} arms, the best by the interquartile mean of their normalised "
+            "final returns, averaged over the environments that an arm has (without any: by name). An arm may look "
+            "different in each; the tables hold all."
         )
     by = "the given random and reference returns" if reference else "the lowest and the highest final return here"
     return Report(seeds, arms, {arm: _merit(arm, cells, scale) for arm in arms}, cells, scale, blocks, notes, by)
@@ -308,17 +309,28 @@ def _environment(report: Report, env: str, out: pathlib.Path) -> str:
             [arm, _estimate(iqm, low, high), _number(mean), len(cell.final), len(cell.of("diverged")),
              len(cell.of("unfinished")), cell.steps, _number(cell.rate)]
         )  # fmt: skip
-    picture = "No picture: no seed of the arms that pictures show has a finite return yet."
-    if any(seed.steps.size for arm in report.pictured(arms) for seed in arms[arm].seeds):
+    picture = "No picture: no seed has a finite return yet."
+    if _with_curves(arms):
         name = f"curves_{re.sub(r'[^A-Za-z0-9]+', '-', env)}.png"
         _draw_curves(report, env, out / name)
         picture = f"![Learning curves on {env}]({name})"
     return f"## {env}\n\n{picture}\n\nFinal return:\n\n{_markdown(header, rows)}"
 
 
+def _with_curves(arms: dict[str, Cell]) -> list[str]:
+    """The arms that have an evaluation."""
+    return [arm for arm, cell in arms.items() if any(seed.steps.size for seed in cell.seeds)]
+
+
+def _how_many(shown: list[str], arms: list[str]) -> str:
+    """For captions of pictures that have no room for all arms."""
+    return f" {len(shown)} of {len(arms)} arms." if len(shown) < len(arms) else ""
+
+
 def _draw_curves(report: Report, env: str, path: pathlib.Path) -> None:
     """The picture of an environment."""
-    shown = report.pictured(report.cells[env])
+    every = _with_curves(report.cells[env])
+    shown = report.pictured(every)
     arms = {arm: report.cells[env][arm] for arm in shown}
     curves = {arm: cell.curve() for arm, cell in arms.items()}
     episodes = _range(seed.settings["eval_episodes"] for cell in arms.values() for seed in cell.seeds)
@@ -327,11 +339,10 @@ def _draw_curves(report: Report, env: str, path: pathlib.Path) -> None:
     if seeds == "1 seed":
         caption = "One seed per arm: no interval."
     caption += f" A seed's return is the mean of {episodes} greedy episodes."
-    if len(shown) < len(report.cells[env]):
-        caption += f" The {len(shown)} best of {len(report.cells[env])} arms."
+    caption += _how_many(shown, every)
     if any(curve.diverged for curve in curves.values()):
         caption += f" A diverged seed counts as {_number(next(iter(arms.values())).lost)} from then on."
-    plots.learning_curves(path, curves, title=env, caption=caption, arms=report.styled(shown))
+    plots.learning_curves(path, curves, title=env, caption=caption, arms=report.style_order(shown))
 
 
 def _aggregate(report: Report, block: Block, out: pathlib.Path, suffix: str, tables: dict[str, Rows]) -> str:
@@ -346,16 +357,16 @@ def _aggregate(report: Report, block: Block, out: pathlib.Path, suffix: str, tab
             estimate = (float(statistic(scores, axis=axis)), *stratified_bootstrap_interval(scores, statistic))
             panels[name][arm] = estimate
             tables["aggregate"].append([arm, envs, len(scores), name, *estimate])
-    seeds = _plural(_range(len(scores) for scores in block.scores.values()), "seed")
+    seeds = _plural(_range(len(block.scores[arm]) for arm in shown), "seed")
     on = envs if len(block.envs) <= 3 else f"{len(block.envs)} environments"
-    about = f"{seeds} per arm on {on}. Scores 0 and 1: {report.normalised_by}."
+    about = f"{seeds} per arm on {on}.{_how_many(shown, arms)} Scores 0 and 1: {report.normalised_by}."
     names = {kind: f"{kind}{suffix}.png" for kind in ("aggregate", "profile", "probability")}
     plots.estimates(
         out / names["aggregate"],
         {name: {arm: values[arm] for arm in shown} for name, values in panels.items()},
         title="Aggregate of final returns",
         caption=f"Bars: 95\xa0% stratified bootstrap intervals. {about} A smaller optimality gap is better.",
-        order=report.styled(shown),
+        order=report.style_order(shown),
     )
     low = min(float(scores.min()) for scores in block.scores.values())
     high = max(float(scores.max()) for scores in block.scores.values())
@@ -377,7 +388,7 @@ def _aggregate(report: Report, block: Block, out: pathlib.Path, suffix: str, tab
         {arm: profiles[arm] for arm in shown},
         title="Performance profiles of final returns",
         caption=f"Bands: pointwise 95\xa0% stratified bootstrap intervals. {about}",
-        order=report.styled(shown),
+        order=report.style_order(shown),
     )
     header = ["arm", *(f"{name} [95 % interval]" for name in AGGREGATES), "seeds"]
     rows = [[arm, *(_estimate(*panels[name][arm]) for name in AGGREGATES), len(block.scores[arm])] for arm in arms]
@@ -402,8 +413,8 @@ def _aggregate(report: Report, block: Block, out: pathlib.Path, suffix: str, tab
         {pair: estimate for pair, estimate in pairs.items() if set(pair) <= set(shown)},
         title="Probability of improvement, row over column",
         caption="Probability that a run of the row's arm scores above a run of the column's, averaged over "
-        f"environments; ties count as half. {seeds} per arm on {on}. Bold: the 95\xa0% stratified bootstrap "
-        "interval does not hold 0.5.",
+        f"environments; ties count as half. {seeds} per arm on {on}.{_how_many(shown, arms)} Bold: the 95\xa0% "
+        "stratified bootstrap interval does not hold 0.5.",
     )
     return "\n\n".join([*text, f"![Probabilities of improvement]({names['probability']})"])
 

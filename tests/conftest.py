@@ -17,9 +17,10 @@ os.environ["JAX_COMPILATION_CACHE_DIR"] = str(pathlib.Path(_BASE) / os.environ.g
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
 # Compiling takes most of the time, and half of that is saved by two switches of XLA's code generator on CPUs that leave
-# its optimisations alone: loops are not unrolled (those of random numbers above all), and fusions go through the older
-# emitter, where jaxlib still has it (unknown extra options are ignored). Steps are up to a quarter slower. Lower levels
-# of optimisation would save more, but make some programs wrong (jaxlib 0.10.2): at level 0, as with
+# its level of optimisation alone: loops are not unrolled (those of random numbers above all), and fusions go through
+# the older emitter, where jaxlib still has it (unknown extra options are ignored). Steps are up to a quarter slower,
+# and programs not quite those of users; XLA_FLAGS=--xla_backend_extra_options= compiles them as theirs. Lower levels of
+# optimisation would save more, but make some programs wrong (jaxlib 0.10.2): at level 0, as with
 # JAX_DISABLE_MOST_OPTIMIZATIONS, an update of SAC gives NaN where levels 1 and 3 give finite values of the same
 # arguments; at level 1 a vmapped L-BFGS does not end.
 _OPTIONS = "--xla_backend_extra_options=xla_cpu_disable_loop_unrolling,xla_cpu_disable_new_fusion_emitters"

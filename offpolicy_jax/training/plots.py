@@ -169,7 +169,7 @@ def learning_curves(
 ) -> None:
     """Draw the learning curves of several arms on one task, and save the picture at `path`.
 
-    `arms` are all arms of a report: they fix each one's style, whichever of them this task has. The seeds' own lines
+    `arms` fix each one's style by their places, whichever of them this task has. The seeds' own lines
     are drawn for up to four arms; the ends of diverged and of unfinished seeds always are. Raises ValueError for more
     arms than there are styles.
     """

@@ -237,14 +237,18 @@ def test_one_arm_takes_as_many_seeds_everywhere(tmp_path):
 def test_more_arms_than_pictures_hold(tmp_path):
     for i in range(13):
         write_run(tmp_path / str(i), finals=(float(i), i + 1.0), config={"learning_rate": 0.1 * (i + 1)})
-    write_run(tmp_path / "elsewhere", "ppo", B, finals=(-1.0, -2.0))  # the worst arm of all, but alone there
+    for agent in ("dqn", "ppo"):  # the worst of all arms, but alone there
+        write_run(tmp_path / agent, agent, B, finals=(-1.0, -2.0, -2.0, -2.0, -2.0))
     assert main([str(tmp_path), f"--out={tmp_path / 'out'}"]) == 0
     report = analyse([str(tmp_path)])
-    sac, ppo = report.arms[1:], report.arms[0]
-    assert report.pictured(report.cells[A]) == sac[1:] and report.pictured(report.cells[B]) == [ppo]
+    sac = report.arms[2:]
+    assert report.pictured(report.arms) == sac[1:] == report.pictured(report.cells[A])
+    assert report.pictured(report.cells[B]) == ["dqn", "ppo"] == report.style_order(["dqn", "ppo"])
     page = (tmp_path / "out/report.md").read_text()
-    assert "its 12 best arms" in page and page.count("![") == 2 + 2 * 2 + 1  # one arm alone is not compared
-    assert len(table(tmp_path / "out/final.csv")) == 14 and len(table(tmp_path / "out/probability.csv")) == 13 * 12
+    pictures = re.findall(r"\]\(([^)]*\.png)\)", page)
+    assert "at most 12 arms" in page and len(pictures) == 2 + 2 * 3
+    assert all((tmp_path / "out" / name).exists() for name in pictures)
+    assert len(table(tmp_path / "out/final.csv")) == 15 and len(table(tmp_path / "out/probability.csv")) == 13 * 12 + 2
 
 
 def test_reference_scores(tmp_path):
