@@ -16,7 +16,7 @@ _BASE = os.environ.setdefault(
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(pathlib.Path(_BASE) / os.environ.get("PYTEST_XDIST_WORKER", "main"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
-# Compiling takes most of the time, and half of that is saved by two switches of XLA's code generator on CPUs that leave
+# Compiling takes most of the time; up to half of it is saved by two switches of XLA's code generator on CPUs that leave
 # its level of optimisation alone: loops are not unrolled (those of random numbers above all), and fusions go through
 # the older emitter, where jaxlib still has it (unknown extra options are ignored). Steps are up to a quarter slower,
 # and programs not quite those of users; XLA_FLAGS=--xla_backend_extra_options= compiles them as theirs. Lower levels of

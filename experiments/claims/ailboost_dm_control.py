@@ -34,7 +34,7 @@ No verdict is drawn from a task whose expert returns less than 700, or whose dem
 DAC, the others and AILBoost's mixture are reported beside and do not decide. No arm of DAC has fewer discriminator
 steps, so the study of schedules says that AILBoost is insensitive here, not that DAC is more sensitive.
 
-    python experiments/claims/ailboost_dm_control.py      (about two hours on two slow cores; a stopped one goes on)
+    python experiments/claims/ailboost_dm_control.py  (an hour or two on two cores, estimated; a stopped one goes on)
 """
 
 import contextlib

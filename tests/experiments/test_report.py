@@ -67,6 +67,8 @@ def test_a_report_end_to_end(tmp_path, capsys):
     for text in ("2 to 5 seeds", "95 % percentile", "`c0ffee`", "numpy ", "--out=", "lowest and the highest final"):
         assert text in page
 
+    report = analyse([str(tmp_path / "runs")])
+    assert report.style_order(["sac"]) == ["dsac_t", "sac"]  # an arm looks the same in every picture
     final = {(row["environment"], row["arm"]): row for row in table(out / "final.csv")}
     row, scores = final[A, "sac"], [1.0, 2.0, 3.0, 4.0, 5.0]
     assert [float(row[x]) for x in ("iqm", "mean")] == [3.0, 3.0]
