@@ -1,12 +1,15 @@
-.PHONY: install test lint types bench
+.PHONY: install test test-all lint types bench
 PYTHON ?= python
 
 install:  ## this package and the tools for working on it
 	$(PYTHON) -m pip install -e '.[dev]'
 	pre-commit install
 
-test:
+test:  ## all but those marked slow
 	$(PYTHON) -m pytest
+
+test-all:
+	$(PYTHON) -m pytest -m 'slow or not slow'
 
 lint:  ## and format
 	ruff check --fix .

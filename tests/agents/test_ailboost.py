@@ -214,7 +214,10 @@ def test_metrics_last_until_the_next_update_of_their_kind():
     np.testing.assert_allclose(later["discriminator/kl_bound"], 1.0 - later["discriminator/loss"], rtol=1e-6)
 
 
-@pytest.mark.parametrize("learner", ["sac", "dsac_t", "pmoe", "mdpo"])
+OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in ("pmoe", "mdpo")]
+
+
+@pytest.mark.parametrize("learner", ["sac", "dsac_t", *OTHERS])
 def test_any_off_policy_learner_learns_as_it_would_alone(learner):
     """Its own update, on the same replay seen through D, with the count of its own steps."""
     config = CONFIG.replace(learner=learner)

@@ -359,7 +359,7 @@ def test_without_hidden_layers_it_is_linear():
 # Learning
 
 
-@pytest.mark.parametrize("discrete", [False, True])
+@pytest.mark.parametrize("discrete", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_it_learns_which_action_fits_the_observation(discrete):
     environment = probes.ObservationAction(discrete=discrete)
     environments.register("probe/fits", lambda num_envs: environment)

@@ -40,7 +40,11 @@ KINDS = [
     ("gumbel", "best", "mixture"),
     ("gumbel", "best", "component"),
 ]
-EVERY_KIND = pytest.mark.parametrize(("gate_gradient", "train_experts", "log_prob"), KINDS)
+FAST = (KINDS[0], KINDS[3], KINDS[-1])  # each of the values at least once, but for the score function
+EVERY_KIND = pytest.mark.parametrize(
+    ("gate_gradient", "train_experts", "log_prob"),
+    [kind if kind in FAST else pytest.param(*kind, marks=pytest.mark.slow) for kind in KINDS],
+)
 SEPARATE_GATE = pytest.mark.parametrize(("gate_gradient", "train_experts", "log_prob"), KINDS[:6])
 
 

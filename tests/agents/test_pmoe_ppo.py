@@ -159,6 +159,7 @@ def test_discrete_actions_are_refused_in_one_line():
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_it_learns_which_action_fits_the_observation():
     environment = probes.ObservationAction(discrete=False)
     environments.register("probe/fits", lambda num_envs: environment)

@@ -49,7 +49,9 @@ def partly_filled(replay, rows):
     return ring.add(ring.init(replay.capacity, example, 2), jax.tree.map(lambda x: x[:rows], replay.storage))
 
 
-@pytest.mark.parametrize(("discrete", "batches", "num_envs"), [(False, 2, 1), (True, 1, 2)])
+@pytest.mark.parametrize(
+    ("discrete", "batches", "num_envs"), [(False, 2, 1), pytest.param(True, 1, 2, marks=pytest.mark.slow)]
+)
 def test_without_behaviour_updates_it_is_ppo_with_a_buffer(discrete, batches, num_envs):
     """Whole runs, bit for bit."""
     environment = probes.ObservationAction(discrete=discrete)
@@ -255,7 +257,7 @@ def test_lengths_that_do_not_fit_are_refused(m):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("discrete", [False, True])
+@pytest.mark.parametrize("discrete", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_it_learns_which_action_fits_the_observation(discrete):
     environment = probes.ObservationAction(discrete=discrete)
     environments.register("probe/fits", lambda num_envs: environment)

@@ -91,10 +91,11 @@ def test_thresholds_reach_the_rate_and_dead_tasks_are_counted():
         def one(i, state):
             return proto_value.update(config, state, replay, jnp.int32(45), jax.random.key(i))[0]
 
-        return jax.lax.fori_loop(0, 3_000, one, state)
+        return jax.lax.fori_loop(0, 400, one, state)
 
     config, state = begun(batch_size=256)
-    state = run(config, state)
+    for rate in (8e-3, 1e-3):  # there, and then nearer
+        state = run(config.replace(threshold_learning_rate=rate), state)
     observations = replay.storage.observation[:, 0]
     _, r = proto_value.cumulants(config, state, observations)
     # Data of few distinct states: a threshold cannot be nearer to the quantile than the share of one of them.

@@ -10,10 +10,12 @@ from offpolicy_jax.training import Settings
 from tests.experiments.scripts import EXPERIMENTS, module, script
 
 CLAIMS = sorted(path.stem for path in (EXPERIMENTS / "claims").glob("*.py") if path.stem not in ("common", "sampling"))
+SHORT = ("ailboost_tabular", "proto_value_capacity", "ros_sign")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", CLAIMS)
+@pytest.mark.parametrize(
+    "name", [name if name in SHORT else pytest.param(name, marks=pytest.mark.slow) for name in CLAIMS]
+)
 def test_claims_run(name, tmp_path):
     printed = json.loads(script(f"claims/{name}.py", "--quick", cwd=tmp_path))
     assert printed["quick"] and printed["measurements"] and not list(tmp_path.iterdir())

@@ -3,10 +3,13 @@
 import json
 import sys
 
+import pytest
+
 from offpolicy_jax.training import Settings
 from tests.experiments.scripts import EXPERIMENTS, module, script
 
 
+@pytest.mark.slow
 def test_scaling_prints_a_row_per_size(tmp_path):
     out = tmp_path / "rows.json"
     options = ["--seeds=1,2", "--envs=phys2d/Pendulum-v0", "--steps=40", "--capacity=2000", f"--out={out}"]
@@ -25,6 +28,7 @@ def test_replay_and_matmul_benchmarks(tmp_path):
     assert json.loads(script("benchmarks/ours.py", "matmul", "--repeats=1", cwd=tmp_path))["gflops_per_second"] > 1
 
 
+@pytest.mark.slow
 def test_agents_are_timed_beside_sac(tmp_path):
     printed = script("benchmarks/cost.py", "--quick", f"--out={tmp_path / 'cost.json'}", cwd=tmp_path)
     record = json.loads((tmp_path / "cost.json").read_text())
@@ -102,6 +106,7 @@ def test_evidence_runs_name_agents_presets_and_fields_that_exist():
         assert agent.Config(**run.config) and (run.preset is None or run.preset in agent.PRESETS)
 
 
+@pytest.mark.slow
 def test_the_pipeline_on_atari_is_measured(tmp_path):
     record = json.loads(script("benchmarks/atari.py", "--quick", f"--run-dir={tmp_path / 'run'}", cwd=tmp_path))
     assert record["frames_per_second"] > 0 and 0.0 <= record["dormant_units"] < 1.0
@@ -111,6 +116,7 @@ def test_the_pipeline_on_atari_is_measured(tmp_path):
     assert len(record["curve"]["step"]) == len(record["curve"]["tasks/loss"]) > 0 and record["linear_probe_return"]
 
 
+@pytest.mark.slow
 def test_on_policy_agents_are_timed(tmp_path):
     printed = script("benchmarks/on_policy.py", "--quick", f"--out={tmp_path / 'on.json'}", cwd=tmp_path)
     record = json.loads((tmp_path / "on.json").read_text())["seeds_2"]

@@ -164,6 +164,7 @@ def test_the_best_point_and_the_lost_ones():
     assert lines[-1].startswith("  best: tau=0.2") and "fresh" in lines[-1]
 
 
+@pytest.mark.slow
 def test_two_processes_are_one(tmp_path):
     command = [sys.executable, str(ROOT / "experiments/sweep.py"), "--agents=sac", "--grid=learning_rate=1e-4,1e-3"]
     with socket.socket() as server:
@@ -186,6 +187,7 @@ def test_two_processes_are_one(tmp_path):
             assert (tmp_path / "one" / run / name).read_bytes() == (tmp_path / "two" / run / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_tasks_of_a_ray_cluster_are_the_programs(tmp_path):
     """The numbers of a sweep without Ray, and a program that fails alone (with the extra `ray`; CI goes without)."""
     pytest.importorskip("ray")
@@ -205,6 +207,7 @@ def test_tasks_of_a_ray_cluster_are_the_programs(tmp_path):
         assert (tmp_path / "here" / run).read_bytes() == (tmp_path / "ray" / run).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_resumes_to_the_same_bytes(tmp_path):
     command = [sys.executable, str(ROOT / "experiments/sweep.py"), "--agents=sac", "--grid=learning_rate=1e-4,1e-3"]
     command += [*TINY, "--steps=1500", "--eval-every=100"]

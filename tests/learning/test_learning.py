@@ -8,8 +8,8 @@ from offpolicy_jax.training import Settings, train
 SMALL = {"hidden_sizes": (64, 64), "batch_size": 128}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("env", ["phys2d/Pendulum-v0", "Pendulum-v1"])  # in-graph, and the same physics on the host
+# In-graph, and the same physics on the host.
+@pytest.mark.parametrize("env", ["phys2d/Pendulum-v0", pytest.param("Pendulum-v1", marks=pytest.mark.slow)])
 def test_sac_swings_the_pendulum_up(env):
     config = sac.Config(learning_rate=1e-3, learning_starts=1_000, **SMALL)
     settings = Settings(env=env, steps=6_000, seeds=3, eval_every=6_000, eval_episodes=50, progress=False)

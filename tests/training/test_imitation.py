@@ -74,8 +74,8 @@ def test_recording_on_the_host_stops_where_an_episode_ends(tmp_path):
     ("name", "env"),
     [
         ("bc", "phys2d/Pendulum-v0"),
-        ("value_dice", "phys2d/Pendulum-v0"),
-        ("ailboost", "phys2d/Pendulum-v0"),
+        pytest.param("value_dice", "phys2d/Pendulum-v0", marks=pytest.mark.slow),
+        pytest.param("ailboost", "phys2d/Pendulum-v0", marks=pytest.mark.slow),
         ("ailboost", "dm_control/pendulum-swingup-v0"),
     ],
 )

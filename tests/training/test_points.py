@@ -122,6 +122,7 @@ def test_points_that_fix_other_shapes_are_refused():
         train_points(sac, settings(), {"a": SMALL, "b": point(batch_size=4)})
 
 
+@pytest.mark.slow
 def test_lanes_over_forced_devices_are_padded_and_give_the_same_numbers():
     """Ten lanes on one, two and four devices; four hold twelve, of which two are copies."""
     program = """
