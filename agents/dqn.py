@@ -86,6 +86,7 @@ PRESETS = {
         rollout_length=4,
     ),
     "classic": Config(
+        discount=0.998,
         learning_rate=5e-4,
         epsilon=0.04,
         epsilon_decay_steps=8_000,

@@ -57,7 +57,7 @@ BREAKOUT = Settings(
 RUNS = {
     "dqn_cartpole": Evidence(
         "dqn",
-        # The preset was chosen on seeds 0 to 4 and 50 000 steps.
+        # The preset was chosen on seeds 0 to 4; its discount among 0.99, 0.995 and 0.998.
         Settings(
             env="phys2d/CartPole-v1", steps=75_000, seeds=10, seed=100, num_envs=8, eval_every=3_840, eval_episodes=20
         ),

@@ -172,8 +172,10 @@ def test_seeds_with_hyper_parameters_of_their_own_are_runs_of_their_own(agent):
     def seed(tree, i):
         return jax.tree.map(lambda x: x[i], tree)
 
-    states = jax.jit(jax.vmap(lambda c, k: agent.init(c, spec, k), in_axes=(axes, 0)))(configs, keys)
-    states = jax.tree.map(np.asarray, states)
+    two = [start(agent, config, spec, key) for key in keys]
+    states = jax.tree.map(lambda *leaves: np.stack(leaves), *two)
+    initial = jax.eval_shape(jax.vmap(lambda c, k: agent.init(c, spec, k), in_axes=(axes, 0)), configs, keys)
+    assert all(jax.tree.leaves(jax.tree.map(lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype), initial, states)))
     replays = replay.replace(storage=jax.tree.map(lambda x: np.stack([x, x]), replay.storage))
     update = jax.jit(jax.vmap(agent.update, in_axes=(axes, 0, ring.SEED_AXES, None, 0)))
     out = jax.tree.map(np.asarray, update(configs, states, replays, STEP, keys))
