@@ -6,7 +6,7 @@ import math
 from typing import Any, Literal
 
 import agents
-from experiments.run import parse
+from experiments.command_line import parse
 from offpolicy_jax.errors import UserError
 from offpolicy_jax.training import Settings, restore
 from offpolicy_jax.training.learner import Learner

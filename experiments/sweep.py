@@ -42,7 +42,7 @@ import jax
 import numpy as np
 
 import agents
-from experiments.run import flags, parse
+from experiments.command_line import flags, parse
 from offpolicy_jax import environments
 from offpolicy_jax.errors import UserError
 from offpolicy_jax.training import Settings, compilation, plots, processes, seeds, train_points

@@ -6,7 +6,7 @@ import shlex
 
 import pytest
 
-from experiments import run, sweep
+from experiments import command_line, sweep
 
 ROOT = pathlib.Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -30,9 +30,9 @@ def test_a_command_names_a_script_and_options_that_exist(command, tmp_path, monk
         assert any(directory in words(other) and "--resume" not in other for other in COMMANDS)
     elif "--help" in arguments:
         with pytest.raises(SystemExit):
-            run.parse(arguments)
+            command_line.parse(arguments)
     elif script == "experiments/run.py":
-        run.parse(arguments)
+        command_line.parse(arguments)
     elif script == "experiments/sweep.py":
         assert sweep.plan([*arguments, f"--run-dir={tmp_path}/sweep"]).programs
     else:  # argparse: each option is spelled out in the script

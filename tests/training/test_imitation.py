@@ -9,7 +9,7 @@ import pytest
 
 import agents
 from agents import sac
-from experiments import record, run
+from experiments import command_line, record, run
 from offpolicy_jax import demonstrations, environments
 from offpolicy_jax.demonstrations import Episode, load, save
 from offpolicy_jax.errors import UserError
@@ -99,7 +99,7 @@ def test_a_run_of_an_imitator_resumes_as_what_it_was(name, env, demos, tmp_path)
     assert_same(whole.states, resumed.states)
     for file in ("evaluations.csv", "metrics.csv"):
         assert pathlib.Path(tmp_path, "whole", file).read_bytes() == pathlib.Path(tmp_path, "cut", file).read_bytes()
-    previous = run.parse(["--resume", f"--run-dir={tmp_path}/whole"])[1]  # the command needs no more to go on
+    previous = command_line.parse(["--resume", f"--run-dir={tmp_path}/whole"])[1]  # the command needs no more to go on
     assert (previous.demos, previous.demo_episodes) == (demos, 1)
     assert ("mixture_return" in whole.table) == (name == "ailboost")
     if name == "ailboost":
@@ -173,10 +173,10 @@ def test_recording_refuses_in_one_line(arguments, message, expert, demos, tmp_pa
 
 def test_a_learner_is_chosen_and_set_from_the_command_line():
     arguments = ["--agent=ailboost", "--config.learner=dsac_t", "--config.dsac_t.batch_size=7", "--demos=x-v0"]
-    _, options, config, _ = run.parse(arguments)
+    _, options, config, _ = command_line.parse(arguments)
     assert (config.learner, config.dsac_t.batch_size, options.demos) == ("dsac_t", 7, "x-v0")
     with pytest.raises(UserError, match="learner"):
-        run.parse(["--agent=dac", "--config.learner=ppo"])
+        command_line.parse(["--agent=dac", "--config.learner=ppo"])
 
 
 def test_values_that_never_stop_need_absorbing_states(monkeypatch):

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from agents import ppo, props
-from experiments.run import main, parse
+from experiments.command_line import parse
+from experiments.run import main
 from offpolicy_jax.errors import UserError
 from offpolicy_jax.training.summary import as_json
 

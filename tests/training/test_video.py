@@ -8,6 +8,7 @@ from PIL import Image
 from agents import sac
 from experiments import run as run_command
 from experiments import video as command
+from experiments.command_line import parse
 from offpolicy_jax.environments import four_rooms, rendering
 from offpolicy_jax.errors import UserError
 from offpolicy_jax.training import Settings, train, video
@@ -112,6 +113,5 @@ def test_what_is_missing_is_named(run_dir, tmp_path, monkeypatch, capsys):
 
 
 def test_the_option_needs_no_value():
-    parse = run_command.parse
     assert parse(["--agent=sac"])[3].video is None and parse(["--agent=sac", "--video", "--seeds=1"])[3].video == "gif"
     assert parse(["--agent=sac", "--video", "mp4"])[3].video == parse(["--agent=sac", "--video=mp4"])[3].video == "mp4"
