@@ -8,7 +8,7 @@ install:  ## this package and the tools for working on it
 test:  ## all but those marked slow
 	$(PYTHON) -m pytest
 
-test-all:
+test-all:  ## with those
 	$(PYTHON) -m pytest -m 'slow or not slow'
 
 lint:  ## and format

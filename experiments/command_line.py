@@ -42,7 +42,7 @@ def parse(arguments: list[str], description: str | None = None) -> tuple[str, Se
     name = _value(arguments, "--agent") or previous.get("agent")
     if name is None:
         if "--help" in arguments or "-h" in arguments:
-            print(description)
+            print(description or "")
             print(f"agents: {', '.join(agents.REGISTRY)}\nsettings and hyper-parameters: --agent=sac --help")
             raise SystemExit(0)
         if "--resume" in arguments:

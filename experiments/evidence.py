@@ -57,9 +57,10 @@ BREAKOUT = Settings(
 RUNS = {
     "dqn_cartpole": Evidence(
         "dqn",
-        # The preset was chosen on seeds 0 to 4; its discount among 0.99, 0.995 and 0.998.
+        # Chosen on seeds 0 to 4: the preset at 50 000 steps; its discount (0.99, 0.995, 0.998) at 75 000, after seeds
+        # 100 to 109 had ended at 462 with 0.99.
         Settings(
-            env="phys2d/CartPole-v1", steps=75_000, seeds=10, seed=100, num_envs=8, eval_every=3_840, eval_episodes=20
+            env="phys2d/CartPole-v1", steps=75_000, seeds=10, seed=200, num_envs=8, eval_every=3_840, eval_episodes=20
         ),
         475,
         "iqm",

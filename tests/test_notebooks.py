@@ -1,4 +1,7 @@
-"""Every cell of every notebook runs; the budget is small, the pictures in the repository are those of a full run."""
+"""Every cell of every notebook runs, of four of them in the slow tests.
+
+The budget is small; the pictures in the repository are those of a full run.
+"""
 
 import os
 import pathlib

@@ -150,12 +150,12 @@ def reference_steps(config, state, batch, key):
 @pytest.mark.parametrize(
     "changes",
     [
-        {},
+        pytest.param({}, marks=pytest.mark.slow),
         pytest.param({"scale": "square_mean"}, marks=pytest.mark.slow),
         pytest.param({"critic_gradient": "huber", "scale": "square_mean"}, marks=pytest.mark.slow),
-        {"critic_gradient": "huber", "num_critics": 3},
+        {"critic_gradient": "huber", "scale": "square_mean", "num_critics": 3},
         {"critic_gradient": "unadjusted", "expected_target": False, "num_critics": 1, "fixed_boundary": 0.5},
-        pytest.param({"epsilon": 0.02, "scale_epsilon": 0.5, "clip_width": 0.5}, marks=pytest.mark.slow),
+        {"epsilon": 0.02, "scale_epsilon": 0.5, "clip_width": 0.5},
     ],
     ids=["default", "square_mean", "huber", "huber of three", "dsac_v1", "other numbers"],
 )

@@ -139,7 +139,7 @@ def test_rows_that_hold_nothing_do_not_count():
     assert_close(first.parameters, second.parameters, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("discrete", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.parametrize("discrete", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_it_learns_which_action_fits_the_observation(discrete):
     environment = probes.ObservationAction(discrete=discrete)
     environments.register("probe/fits", lambda num_envs: environment)

@@ -8,6 +8,8 @@ import pytest
 from offpolicy_jax.training import Settings
 from tests.experiments.scripts import EXPERIMENTS, module, script
 
+SCRIPTS = sorted(str(p.relative_to(EXPERIMENTS)) for p in EXPERIMENTS.rglob("*.py"))
+
 
 @pytest.mark.slow
 def test_scaling_prints_a_row_per_size(tmp_path):
@@ -43,6 +45,13 @@ def test_agents_are_timed_beside_sac(tmp_path):
         set(record["time_per_step_over_sac"]) == {"sac", "dsac_t"} and record["ailboost"]["time_per_step_over_sac"] > 0
     )
     assert record["time_per_step_over_sac"]["dsac_t"] > 0.0
+
+
+@pytest.mark.parametrize("path", SCRIPTS)
+def test_every_script_imports(path, monkeypatch):
+    for folder in ("benchmarks", "claims"):
+        monkeypatch.syspath_prepend(str(EXPERIMENTS / folder))
+    assert module(path).__doc__
 
 
 def test_cost_is_relative_to_sac_within_rounds(monkeypatch):

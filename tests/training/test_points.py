@@ -1,6 +1,7 @@
 """`train_points`: several configs as one program, whose runs are what each would have been alone."""
 
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -122,32 +123,45 @@ def test_points_that_fix_other_shapes_are_refused():
         train_points(sac, settings(), {"a": SMALL, "b": point(batch_size=4)})
 
 
-@pytest.mark.slow
-def test_lanes_over_forced_devices_are_padded_and_give_the_same_numbers():
-    """Ten lanes on one, two and four devices; four hold twelve, of which two are copies."""
-    program = """
-import json, numpy as np, jax
+@functools.cache
+def on_devices(count, env):
+    """Devices, lanes with copies, and what ten lanes come to, in a process of its own."""
+    program = f"""
+import json
 from tests.training import test_points as t
 from offpolicy_jax.training import seeds, train_points
 t.environments.register("probe/host", lambda num_envs: t.probes.HostProbe(t.probes.ConstantReward(), num_envs))
 lanes = seeds.lanes(10)
-found = {"padded": lanes.padded, "devices": lanes.mesh.size}
-for env in ("phys2d/Pendulum-v0", "probe/host"):
-    options = t.settings(env=env, seeds=5, steps=60, eval_every=60)
-    results = train_points(t.sac, options, {"a": t.SMALL, "b": t.point(learning_rate=1e-2)})
-    assert results["b"].states.log_alpha.shape == (5,)
-    found[env] = [r.table["return"].tolist() + r.states.log_alpha.tolist() for r in results.values()]
-print(json.dumps(found))
+options = t.settings(env="{env}", seeds=5, steps=60, eval_every=60)
+results = train_points(t.sac, options, {{"a": t.SMALL, "b": t.point(learning_rate=1e-2)}})
+assert results["b"].states.log_alpha.shape == (5,)
+found = [r.table["return"].tolist() + r.states.log_alpha.tolist() for r in results.values()]
+print(json.dumps([lanes.mesh.size, lanes.padded, found]))
 """
-    found = {}
-    for devices in (1, 2, 4):
-        count = f"--xla_force_host_platform_device_count={devices}"
-        flags = {**os.environ, "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {count}"}
-        command = [sys.executable, "-c", program]
-        done = subprocess.run(command, capture_output=True, text=True, env=flags, cwd=ROOT)
-        assert done.returncode == 0, done.stderr
-        found[devices] = json.loads(done.stdout.splitlines()[-1])
-    assert [(found[n]["devices"], found[n]["padded"]) for n in found] == [(1, 10), (2, 10), (4, 12)]
-    for env in ("phys2d/Pendulum-v0", "probe/host"):
-        for devices in (2, 4):
-            np.testing.assert_allclose(found[devices][env], found[1][env], rtol=1e-3, atol=1e-3)
+    forced = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={count}"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "XLA_FLAGS": forced},
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize(
+    ("env", "count", "padded"),
+    [
+        ("phys2d/Pendulum-v0", 4, 12),  # two of them are copies
+        pytest.param("phys2d/Pendulum-v0", 2, 10, marks=pytest.mark.slow),
+        pytest.param("probe/host", 4, 12, marks=pytest.mark.slow),
+        pytest.param("probe/host", 2, 10, marks=pytest.mark.slow),
+    ],
+)
+def test_lanes_over_forced_devices_are_padded_and_give_the_same_numbers(env, count, padded):
+    devices, lanes, found = on_devices(count, env)
+    assert (devices, lanes) == (count, padded)
+    devices, lanes, expected = on_devices(1, env)
+    assert (devices, lanes) == (1, 10)
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
