@@ -16,7 +16,7 @@ import numpy as np
 
 import agents
 from offpolicy_jax.errors import UserError
-from offpolicy_jax.training import Settings, compilation, read_finished, seeds, train
+from offpolicy_jax.training import Settings, compilation, read_finished, seeds, train, unless_interrupted
 
 RESULTS = pathlib.Path(__file__).resolve().parent / "results"
 
@@ -122,9 +122,7 @@ def record(name: str, run_dir: pathlib.Path, progress: bool = True) -> dict[str,
     settings = dataclasses.replace(run.settings, run_dir=str(run_dir), resume=True, progress=progress)
     base = agent.PRESETS[run.preset] if run.preset else agent.Config()
     config = dataclasses.replace(base, **run.config)
-    result = read_finished(agent, settings, config) or train(agent, settings, config)
-    if result.interrupted:
-        raise UserError(f"interrupted: the same command goes on from the checkpoint in {run_dir}")
+    result = read_finished(agent, settings, config) or unless_interrupted(train(agent, settings, config))
     value, steps, table = result.summary[run.statistic], np.unique(result.table["step"]), result.table
     started = json.loads((run_dir / "config.json").read_text())
 

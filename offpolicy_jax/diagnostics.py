@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from offpolicy_jax import linalg
 from offpolicy_jax.networks import Params
 
 T = TypeVar("T")
@@ -109,7 +110,7 @@ def effective_rank(features: jax.Array, delta: float = 0.01) -> tuple[jax.Array,
     srank_delta, the fewest singular values that sum to 1 - delta of all (Kumar et al. 2021, arXiv 2010.14498), and the
     exponential of the entropy of the singular values' shares (Roy & Vetterli 2007).
     """
-    values = jnp.linalg.svd(features, compute_uv=False)
+    values = linalg.singular_values(features)
     total = jnp.sum(values)
     share = values / jnp.where(total > 0, total, 1.0)
     srank = jnp.sum(jnp.cumsum(share) < 1.0 - delta) + 1
@@ -150,7 +151,7 @@ def linear_probe_error(
     x, y = features - mean(features, fitted), targets - mean(targets, fitted)
     seen = x * fitted[:, None]
     scale = jnp.sum(jnp.square(seen)) / x.shape[1]
-    weights = jnp.linalg.solve(seen.T @ seen + ridge * scale * jnp.eye(x.shape[1]), seen.T @ y)
+    weights = linalg.solve(seen.T @ seen + ridge * scale * jnp.eye(x.shape[1]), seen.T @ y)
     residual = tested @ jnp.square(y - x @ weights)
     return residual / (tested @ jnp.square(targets - mean(targets, tested)))
 
@@ -160,5 +161,5 @@ def principal_cosines(a: jax.Array, b: jax.Array) -> jax.Array:
 
     Bjorck & Golub 1973. All 1: one span holds the other; 0: there is a direction at right angles to it.
     """
-    left, right = (jnp.linalg.svd(x, full_matrices=False)[0] for x in (a, b))
-    return jnp.clip(jnp.linalg.svd(left.T @ right, compute_uv=False), 0.0, 1.0)
+    cosines = linalg.singular_values(linalg.orthonormal_basis(a).T @ linalg.orthonormal_basis(b))
+    return jnp.clip(cosines, 0.0, 1.0)

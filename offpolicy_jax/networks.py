@@ -12,6 +12,7 @@ import numpy as np
 from flax import linen as nn
 
 from offpolicy_jax.distributions import Categorical, Normal, NormalMixture, TanhNormal, TanhNormalMixture
+from offpolicy_jax.linalg import one_by_one
 from offpolicy_jax.transition import ArraySpec, PyTree
 
 Activation = Literal["relu", "gelu", "tanh"]
@@ -57,20 +58,9 @@ def initializer(name: KernelInit, gain: float = 1.0) -> Callable[..., jax.Array]
     if name == "lecun_uniform":
         return nn.initializers.lecun_uniform()
     if name == "orthogonal":
-        return _one_by_one(nn.initializers.orthogonal(gain))
+        initialize = nn.initializers.orthogonal(gain)
+        return lambda key, shape, dtype=jnp.float32: one_by_one(lambda k: initialize(k, shape, dtype))(key)
     raise ValueError(f"unknown kernel_init {name!r}: use glorot_uniform, lecun_uniform or orthogonal")
-
-
-def _one_by_one(initialize: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
-    """The initialiser with a loop for `vmap`'s batch: the same numbers.
-
-    Several batched QR decompositions in one program hang XLA's CPU backend now and then (jaxlib 0.10.2).
-    """
-
-    def init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-        return jax.custom_batching.sequential_vmap(lambda k: initialize(k, shape, dtype))(key)
-
-    return init
 
 
 def activate(name: Activation, x: jax.Array) -> jax.Array:

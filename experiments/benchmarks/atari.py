@@ -24,7 +24,7 @@ from agents import dqn, proto_value
 from offpolicy_jax import diagnostics, replay
 from offpolicy_jax.environments.atari import Conventions
 from offpolicy_jax.errors import UserError
-from offpolicy_jax.training import Settings, compilation, restore, train
+from offpolicy_jax.training import Settings, compilation, restore, train, unless_interrupted
 from offpolicy_jax.training.settings import make_environment
 from offpolicy_jax.training.summary import as_json
 
@@ -63,9 +63,7 @@ QUICK_CONFIG = {"learning_starts": 20, "threshold_steps": 20, "pretrain_steps": 
 
 def measure(settings: Settings, config: proto_value.Config, rows: int = 2_048) -> dict[str, Any]:
     """Train, or finish, the run in `settings.run_dir`; the record without its command."""
-    result = train(proto_value, settings, config)
-    if result.interrupted:
-        raise UserError(f"interrupted: the same command goes on from the checkpoint in {settings.run_dir}")
+    result = unless_interrupted(train(proto_value, settings, config))
     learner, filled = restore(proto_value, settings, config)
     one = lambda axis, x: jax.tree.map(lambda y: jnp.asarray(y if axis is None else y[0]), x)  # noqa: E731
     ring = jax.tree.map(one, replay.SEED_AXES, learner.replay, is_leaf=lambda x: x is None)

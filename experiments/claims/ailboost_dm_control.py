@@ -61,7 +61,7 @@ from common import Arm, Claim, as_list, effect, main, run, summarize
 from agents import sac
 from experiments import record
 from offpolicy_jax import demonstrations, environments
-from offpolicy_jax.training import Settings, evaluation, read_finished, train
+from offpolicy_jax.training import Settings, evaluation, read_finished, train, unless_interrupted
 from offpolicy_jax.training.plots import comparison
 
 TASKS, FIRST_SEED = ("cartpole-swingup", "walker-stand"), 10
@@ -99,7 +99,7 @@ def demonstrate(task, quick, root):
     settings = Settings(env, steps, 1, 100, eval_every=steps // 5, progress=False, run_dir=str(path))
     settings = dataclasses.replace(settings, resume=True)
     config = sac.Config(hidden_sizes=(8,), learning_starts=1_000) if quick else sac.Config()
-    result = read_finished(sac, settings, config) or train(sac, settings, config)
+    result = read_finished(sac, settings, config) or unless_interrupted(train(sac, settings, config))
     if not dataset.exists():
         with contextlib.redirect_stdout(sys.stderr):
             if record.main([f"--run-dir={path}", f"--dataset={dataset}", f"--episodes={EPISODES}"]):

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from common import Claim, effect, main
 
+from offpolicy_jax import linalg
 from offpolicy_jax.training.plots import comparison
 
 SIDE, DISCOUNT, ROUNDS = 5, 0.95, 200
@@ -65,7 +66,7 @@ def occupancy(p, policy):
     """Discounted occupancy of states and actions (S, A) from the first state; it sums to one."""
     chain = jnp.einsum("sa,sat->st", policy, p)
     first = jnp.zeros(SIDE * SIDE).at[0].set(1.0 - DISCOUNT)
-    return jnp.linalg.solve(jnp.eye(SIDE * SIDE) - DISCOUNT * chain.T, first)[:, None] * policy
+    return linalg.solve(jnp.eye(SIDE * SIDE) - DISCOUNT * chain.T, first)[:, None] * policy
 
 
 def kl(d, expert):

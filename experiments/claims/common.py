@@ -23,7 +23,7 @@ import numpy as np
 import agents
 from offpolicy_jax.errors import Diverged, UserError
 from offpolicy_jax.statistics import difference_interval, interquartile_mean, stratified_bootstrap_interval
-from offpolicy_jax.training import Result, Settings, compilation, read_finished, seeds, train
+from offpolicy_jax.training import Result, Settings, compilation, read_finished, seeds, train, unless_interrupted
 from offpolicy_jax.training.plots import comparison
 from offpolicy_jax.training.run_directory import provenance
 from offpolicy_jax.training.train import COLUMNS, VALUE_COLUMNS
@@ -83,15 +83,12 @@ def run(
     if not states and (complete := read_finished(agents.load(arm.agent), settings, config)):
         return complete
     try:
-        result = train(agents.load(arm.agent), settings, config)
+        return unless_interrupted(train(agents.load(arm.agent), settings, config))
     except Diverged as error:
         print(f"{claim.name}: {label}: {error}", file=sys.stderr, flush=True)
         steps = np.repeat(np.arange(settings.eval_every, settings.steps + 1, settings.eval_every), settings.seeds)
         nothing = {name: np.full(len(steps), np.nan) for name in (*COLUMNS, *VALUE_COLUMNS)}
         return Result(None, nothing | {"step": steps}, {"diverged": str(error)})
-    if result.interrupted:
-        raise UserError("interrupted: the same command goes on")
-    return result
 
 
 def protocol(root: pathlib.Path) -> dict[str, Any]:

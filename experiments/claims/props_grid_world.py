@@ -24,7 +24,7 @@ from common import Arm, Claim, effect, main
 from sampling import LINEAR, Collection, tabular_errors
 
 from agents import ppo
-from offpolicy_jax.training import Settings, train
+from offpolicy_jax.training import Settings, train, unless_interrupted
 from offpolicy_jax.training.plots import comparison
 
 N, POINTS = 4_096, 32
@@ -53,7 +53,7 @@ def trained(num_seeds, steps):
     """The policies of PPO after `steps`, one per seed."""
     config = ppo.Config(learning_rate=0.01, rollout_length=256, minibatches=4, entropy_weight=0.01, **LINEAR)
     settings = Settings("claims/GridWorld", steps, num_seeds, eval_every=steps, progress=False)
-    result = train(ppo, settings, config)
+    result = unless_interrupted(train(ppo, settings, config))
     return result.states.parameters["policy"], list(result.summary["final_return"].values())
 
 

@@ -13,6 +13,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from offpolicy_jax import linalg
 from offpolicy_jax.transition import Transition
 
 
@@ -39,7 +40,7 @@ def lstd_q(
     alive = 1.0 - terminated.astype(jnp.float32)
     following = (next_probs[:, :, None] * next_features[:, None]).reshape(n, -1)
     matrix = psi.T @ (psi - discount * alive[:, None] * following) / n + ridge * jnp.eye(psi.shape[1])
-    return jnp.linalg.solve(matrix, psi.T @ reward / n).reshape(num_actions, d).T
+    return linalg.solve(matrix, psi.T @ reward / n).reshape(num_actions, d).T
 
 
 def lspi(

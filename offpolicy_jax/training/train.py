@@ -44,6 +44,13 @@ class Result:
     interrupted: bool = False
 
 
+def unless_interrupted(result: Result) -> Result:
+    """The result of a run that reached its end; raises UserError for one that was interrupted."""
+    if result.interrupted:
+        raise UserError("interrupted: the same command goes on")
+    return result
+
+
 def train(agent: Agent, settings: Settings | None = None, config: Any = None) -> Result:
     """Train `settings.seeds` seeds at once and evaluate them as they go.
 

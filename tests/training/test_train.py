@@ -13,7 +13,7 @@ import pytest
 from agents import dqn, dsac_t, pmoe, ppo, props, sac, sac_discrete
 from offpolicy_jax import environments
 from offpolicy_jax.errors import UserError
-from offpolicy_jax.training import Settings, read_finished, train
+from offpolicy_jax.training import Settings, read_finished, train, unless_interrupted
 from offpolicy_jax.training.agent import check, resolve
 from offpolicy_jax.training.settings import differences
 from offpolicy_jax.training.summary import as_json
@@ -401,9 +401,11 @@ def test_interrupt_takes_a_checkpoint(tmp_path):
     options = settings(env="probe/host", seeds=1, run_dir=str(tmp_path / "run"))
     result = train(agent, options, SMALL)  # type: ignore[arg-type]
     assert result.interrupted and list((tmp_path / "run/checkpoints").iterdir())
+    with pytest.raises(UserError, match="interrupted"):
+        unless_interrupted(result)
     resumed = train(sac, dataclasses.replace(options, resume=True), SMALL)
     whole = train(sac, dataclasses.replace(options, run_dir=str(tmp_path / "whole")), SMALL)
-    assert same(whole.states, resumed.states)
+    assert unless_interrupted(resumed) is resumed and same(whole.states, resumed.states)
     for name in ("evaluations.csv", "metrics.csv"):  # the interval under way was neither lost nor reported early
         assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 

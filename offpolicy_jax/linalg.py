@@ -1,0 +1,35 @@
+"""Decompositions of small matrices that `vmap` turns into a loop, with the same numbers.
+
+XLA's CPU backend hands the matrices of a batched LAPACK call to the threads that run the program, and waits for them on
+one of those threads: calls side by side, as those of seeds in one program are, then wait for each other for ever, now
+and then (jaxlib 0.10.2 with two cores). One matrix at a time needs no other thread.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+def one_by_one(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function of arrays, with a loop for the batch of every `vmap` around it. It has no reverse-mode gradient."""
+    return jax.custom_batching.sequential_vmap(function)
+
+
+@one_by_one
+def solve(a: jax.Array, b: jax.Array) -> jax.Array:
+    """The x of a x = b: (n, n) and (n,) or (n, k) -> as b."""
+    return jnp.linalg.solve(a, b)
+
+
+@one_by_one
+def singular_values(x: jax.Array) -> jax.Array:
+    """Of a matrix (m, n), largest first, (min(m, n),)."""
+    return jnp.linalg.svd(x, compute_uv=False)
+
+
+@one_by_one
+def orthonormal_basis(x: jax.Array) -> jax.Array:
+    """Left singular vectors (m, min(m, n)) of a matrix (m, n): a basis of its columns' span, if n <= m."""
+    return jnp.linalg.svd(x, full_matrices=False)[0]
