@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from offpolicy_jax.errors import UserError
-from offpolicy_jax.torsos import Conv, torso
+from offpolicy_jax.torsos import by_patches, by_xla, torso
 from offpolicy_jax.transition import ArraySpec, EnvironmentSpec
 
 IMPALA = (
@@ -23,14 +23,20 @@ def spec(*shape, dtype=np.uint8):
     return EnvironmentSpec("test/Pixels-v0", ArraySpec(shape, np.dtype(dtype)), ACTION)
 
 
-@pytest.mark.parametrize("size", [1, 2, 3])
-def test_patches_are_a_convolution(size):
-    x = jax.random.normal(jax.random.key(0), (2, 9, 7, 4))
-    conv = Conv(5, size)
-    params = conv.init(jax.random.key(1), x)
-    kernel = params["params"]["kernel"]
-    expected = jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
-    np.testing.assert_allclose(conv.apply(params, x), expected, atol=1e-5)  # type: ignore[arg-type]
+@pytest.mark.parametrize(("size", "stride"), [(1, 1), (2, 1), (3, 1), (8, 4), (4, 2), (3, 2), (2, 3), (20, 5)])
+@pytest.mark.parametrize("shape", [(9, 7), (84, 84)])
+def test_patches_are_a_convolution(size, stride, shape):
+    x = jax.random.normal(jax.random.key(0), (2, *shape, 4))
+    kernel = jax.random.normal(jax.random.key(1), (size, size, 4, 5)) / size
+    np.testing.assert_allclose(by_patches(x, kernel, stride), by_xla(x, kernel, stride), atol=2e-5)
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="only a CPU's convolutions are slow in loops")
+def test_on_a_cpu_no_convolution_is_xla_s():
+    network = torso(spec(84, 84, 4), "nature", (16,))
+    params = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 84, 84, 4), jnp.uint8))
+    text = jax.jit(network.apply).lower(params, jnp.zeros((2, 84, 84, 4), jnp.uint8)).as_text()
+    assert "dot_general" in text and "convolution" not in text
 
 
 @pytest.mark.parametrize(
