@@ -9,6 +9,7 @@ Order of one update of the first phase: thresholds and task network on one batch
 `threshold_steps` only the thresholds learn. As released, one Adam serves both and the thresholds never stop.
 """
 
+import functools
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -27,12 +28,15 @@ from offpolicy_jax.exploration import epsilon_greedy
 from offpolicy_jax.losses import dqn as dqn_losses
 from offpolicy_jax.losses import lstd
 from offpolicy_jax.losses import proto_value as losses
+from offpolicy_jax.losses.td import td_target
 from offpolicy_jax.networks import Params, function
 from offpolicy_jax.replay import Replay, sample, sample_demonstrations, steps_per_update
 from offpolicy_jax.torsos import Outputs, torso
 from offpolicy_jax.transition import ArraySpec, EnvironmentSpec, PyTree, Transition, zeros
 
 DEMONSTRATIONS = "optional"
+CONTROL_METRICS = ("critic/loss", "critic/q_mean")
+"""Of the last update of the second phase, or 0: the loss of dqn, or the squared Bellman residual of lspi's solution."""
 
 
 @struct.dataclass
@@ -66,8 +70,9 @@ class Config:
     """Keep the thresholds as they are after threshold_steps; as released they go on, and the tasks with them."""
     threshold_steps: int = struct.field(pytree_node=False, default=1_000)
     """Environment steps of a seed, after learning_starts, in which only the thresholds learn."""
-    pretrain_steps: int = struct.field(pytree_node=False, default=10_000)
-    """Environment steps of a seed in the first phase, learning_starts and threshold_steps included."""
+    pretrain_steps: int = struct.field(pytree_node=False, default=-1)
+    """Environment steps of a seed in the first phase, learning_starts and threshold_steps included; -1: half of the
+    run's."""
     fine_tune: bool = struct.field(pytree_node=False, default=False)
     """Let dqn train the torso too, instead of the linear head alone."""
     control: Literal["dqn", "lspi"] = struct.field(pytree_node=False, default="dqn")
@@ -158,10 +163,14 @@ def gradient_step(
     def descend(gradients, optimizer, params, learning_rate):
         return parameters.adam_step(gradients, optimizer, params, learning_rate, config.adam_epsilon)
 
-    (value, q_mean), gradients = jax.value_and_grad(task_loss, has_aux=True)(state.params)
-    # Nothing moves under zero gradients; Adam's counters run on, as released.
-    gradients = jax.tree.map(lambda g: jnp.where(learn, g, 0.0), gradients)
-    params, optimizer = descend(gradients, state.optimizer, state.params, config.learning_rate)
+    def descend_tasks():
+        (value, q_mean), gradients = jax.value_and_grad(task_loss, has_aux=True)(state.params)
+        params, optimizer = descend(gradients, state.optimizer, state.params, config.learning_rate)
+        return params, optimizer, value, q_mean
+
+    # As released, zero gradients run through Adam meanwhile: its first real steps are then up to five times too long.
+    wait = lambda: (state.params, state.optimizer, jnp.zeros(()), jnp.zeros(()))  # noqa: E731
+    params, optimizer, value, q_mean = jax.lax.cond(learn, descend_tasks, wait)
 
     thresholds, threshold_optimizer = state.thresholds, state.threshold_optimizer
     if config.tasks == "indicator":
@@ -223,9 +232,10 @@ def update(
     def learn_control(state: State) -> State:
         if config.control == "lspi":
             due = later // config.lspi_period != (later - unit) // config.lspi_period
-            due = due | (later == unit)
-            control = jax.lax.cond(due, lambda: solve(config, state, replay, key), lambda: state.control)
-            return replace(state, control=control)
+            due = due | (later - unit < jnp.maximum(config.dqn.learning_starts, 1))  # the first update
+            keep = lambda: (state.control, {name: state.metrics[name] for name in CONTROL_METRICS})  # noqa: E731
+            control, metrics = jax.lax.cond(due, lambda: solve(config, state, replay, key), keep)
+            return replace(state, control=control, metrics=state.metrics | metrics)
         seen = lambda x: x if config.fine_tune else features(config, state, x)  # noqa: E731
         control, metrics = q_learning.learn(config.dqn, state.control, replay, config.rollout_length, key, seen)
         control = q_learning.refresh_target(config.dqn, control, later, unit)
@@ -237,13 +247,21 @@ def update(
     return state, state.metrics
 
 
-def solve(config: Config, state: State, replay: Replay, key: jax.Array) -> q_learning.State:
-    """The linear head of least-squares policy iteration on transitions of the replay."""
+def solve(
+    config: Config, state: State, replay: Replay, key: jax.Array
+) -> tuple[q_learning.State, dict[str, jax.Array]]:
+    """The linear head of least-squares policy iteration on transitions of the replay; its squared Bellman residual."""
     batch = sample(replay, key, config.lspi_transitions)
     seen = {name: features(config, state, getattr(batch, name)) for name in ("observation", "next_observation")}
-    options = state.control.network.num, config.dqn.discount, config.ridge, config.lspi_iterations
-    head = lstd.lspi_head(replace(batch, **seen), *options)
-    return replace(state.control, params={"params": {"head": head}})
+    batch, discount = replace(batch, **seen), config.dqn.discount
+    head = lstd.lspi_head(batch, state.control.network.num, discount, config.ridge, config.lspi_iterations)
+    control = replace(state.control, params={"params": {"head": head}})
+    q = functools.partial(function(control.network), control.params)
+    values = q(batch.observation)
+    target = td_target(batch.reward, batch.terminated, jnp.max(q(batch.next_observation), axis=1), discount)
+    residual = dqn_losses.take(values, batch.action) - target
+    metrics = jnp.mean(jnp.square(residual)), jnp.mean(values)
+    return control, dict(zip(CONTROL_METRICS, metrics, strict=True))
 
 
 def init(config: Config, spec: EnvironmentSpec, key: jax.Array) -> State:
@@ -256,7 +274,8 @@ def init(config: Config, spec: EnvironmentSpec, key: jax.Array) -> State:
         raise UserError("--config.dqn.hidden_sizes must name a layer: the last one is the features")
     network_key, cumulant_key, control_key = jax.random.split(key, 3)
     sizes = config.dqn.hidden_sizes
-    layers = torso(spec, config.dqn.torso, sizes, config.dqn.width, kernel_init=config.dqn.kernel_init)
+    options = {"kernel_init": config.dqn.kernel_init, "activation": config.dqn.activation}
+    layers = torso(spec, config.dqn.torso, sizes, config.dqn.width, **options)
     num_tasks = 1 if config.tasks == "behaviour" else config.num_tasks
     network = Outputs(layers, num_tasks * spec.num_actions, groups=num_tasks)
     params = network.init(network_key, zeros(spec.observation, (1,)))
@@ -266,7 +285,7 @@ def init(config: Config, spec: EnvironmentSpec, key: jax.Array) -> State:
     seen = spec if config.fine_tune else replace(spec, observation=ArraySpec((sizes[-1],), np.dtype(np.float32)))
     control_config = config.dqn if config.fine_tune else replace(config.dqn, torso="mlp", hidden_sizes=())
     control = q_learning.init(control_config, seen, control_key)
-    names = ["critic/loss", "critic/q_mean"] if config.control == "dqn" else []
+    names = list(CONTROL_METRICS)
     if config.tasks != "none":
         names += ["tasks/loss", "tasks/q_mean"]
     if config.tasks in ("indicator", "hash"):

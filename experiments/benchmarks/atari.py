@@ -57,11 +57,13 @@ CONFIG = proto_value.Config(
         epsilon_decay_steps=5_000,
     ),
 )
-QUICK = {"steps": 120, "eval_every": 120, "eval_episodes": 1, "atari": Conventions(max_frames=80, screen_size=20)}
+QUICK = {"steps": 120, "eval_every": 60, "eval_episodes": 1, "atari": Conventions(max_frames=80, screen_size=20)}
 QUICK_CONFIG = {"learning_starts": 20, "threshold_steps": 20, "pretrain_steps": 60, "batch_size": 4}
 
 
-def measure(settings: Settings, config: proto_value.Config, rows: int = 2_048) -> dict[str, Any]:
+def measure(
+    settings: Settings, config: proto_value.Config, rows: int = 2_048, random_episodes: int = 32
+) -> dict[str, Any]:
     """Train, or finish, the run in `settings.run_dir`; the record without its command."""
     result = unless_interrupted(train(proto_value, settings, config))
     learner, filled = restore(proto_value, settings, config)
@@ -76,8 +78,11 @@ def measure(settings: Settings, config: proto_value.Config, rows: int = 2_048) -
     stored = sum(x.nbytes for x in jax.tree.leaves((ring.storage, ring.frames)))
     rate = result.summary.get("environment_steps_per_second", 0.0)
 
-    def curve(name: str) -> list[float]:
-        return [float(f"{float(row[name]):.4g}") for row in metrics]
+    def curve(name: str, phase: list[dict[str, str]]) -> list[float]:
+        return [float(f"{float(row[name]):.4g}") for row in phase]
+
+    first = [row for row in metrics if int(row["step"]) <= filled.pretrain_steps]
+    second = metrics[len(first) :]
 
     return {
         **result.summary,
@@ -88,17 +93,19 @@ def measure(settings: Settings, config: proto_value.Config, rows: int = 2_048) -
         "effective_rank": int(srank),
         "entropy_rank": round(float(entropy_rank), 1),
         "dormant_units": round(float(diagnostics.dormant_units(phi)), 4),
-        "linear_probe_return": result.summary["final_return"],
-        "random_return": random_return(settings),
-        "curve": {name: curve(name) for name in ("step", "tasks/loss", "tasks/activation", "critic/loss")},
-        "settings": dataclasses.asdict(settings),
+        "linear_probe_return": float(result.table["return"][-1]),
+        "random_return": random_return(settings, random_episodes),
+        "random_episodes": random_episodes,
+        "pre_training": {name: curve(name, first) for name in ("step", "tasks/loss", "tasks/activation")},
+        "control": {name: curve(name, second) for name in ("step", "critic/loss", "critic/q_mean")},
+        "settings": {k: v for k, v in dataclasses.asdict(settings).items() if k not in ("run_dir", "resume")},
         "config": as_json(config),
     }
 
 
-def random_return(settings: Settings) -> float:
-    """Mean return of uniformly random actions over as many episodes as an evaluation has."""
-    host = make_environment(settings, settings.eval_episodes)
+def random_return(settings: Settings, episodes: int) -> float:
+    """Mean return of uniformly random actions."""
+    host = make_environment(settings, episodes)
     rng, returns, alive = np.random.default_rng(0), np.zeros(host.num_envs), np.ones(host.num_envs, bool)
     host.reset(np.arange(host.num_envs))
     while alive.any():
@@ -123,7 +130,7 @@ def main() -> int:
         settings = dataclasses.replace(settings, **QUICK, progress=False)
         config = dataclasses.replace(CONFIG, **QUICK_CONFIG)
     try:
-        record = measure(settings, config, 64 if args.quick else 2_048)
+        record = measure(settings, config, *(64, 1) if args.quick else ())
     except UserError as error:
         print(f"atari.py: {error}", file=sys.stderr)
         return 2

@@ -65,7 +65,7 @@ class Agent(Protocol):
 
 
 def resolve(config: C, spec: EnvironmentSpec, steps: int) -> C:
-    """The config with what depends on the run filled in: warm-up and annealing (-1), a ring no larger than it.
+    """The config with what depends on the run filled in: warm-up, annealing, phases (-1); a ring no larger than it.
 
     Configs within the config (a part that is an agent of its own) are filled in as well.
     """
@@ -77,6 +77,8 @@ def resolve(config: C, spec: EnvironmentSpec, steps: int) -> C:
         changes["replay_capacity"] = steps
     if getattr(config, "anneal_steps", 0) == -1:
         changes["anneal_steps"] = steps
+    if getattr(config, "pretrain_steps", 0) == -1:
+        changes["pretrain_steps"] = steps // 2
     return dataclasses.replace(config, **changes)  # type: ignore[type-var]
 
 
@@ -129,7 +131,7 @@ def check(config: Any, num_seeds: int = 1, path: str = "config") -> None:
 
 
 _LARGEST = 2**31 - 1  # steps and rows are int32 on the device
-_LOWEST = {"learning_starts": -1, "gradient_steps": -1, "anneal_steps": -1, "threshold_steps": 0}
+_LOWEST = {"learning_starts": -1, "gradient_steps": -1, "anneal_steps": -1, "threshold_steps": 0, "pretrain_steps": -1}
 _RANGES = {
     "learning_rate": (0.0, 1.0),
     "actor_learning_rate": (0.0, 1.0),

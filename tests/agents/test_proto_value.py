@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from agents import dqn, proto_value
+from offpolicy_jax import torsos
 from offpolicy_jax.environments import make
 from offpolicy_jax.errors import UserError
+from offpolicy_jax.training.agent import resolve
 from offpolicy_jax.transition import ArraySpec, EnvironmentSpec
 from tests.agents.probing import assert_same, differ, random_experience
 from tests.test_torsos import IMPALA
@@ -61,6 +63,52 @@ def test_control_leaves_the_features_bit_for_bit(control):
     new = new if control == "dqn" else updated(config, state, 5_100)[0]
     assert_same((new.params, new.target, new.thresholds), (state.params, state.target, state.thresholds))
     assert differ(new.control.params, state.control.params)
+
+
+@pytest.mark.parametrize(("starts", "first"), [(0, 101), (10, 110), (300, 400)])
+def test_least_squares_solves_as_soon_as_control_starts(starts, first):
+    config, state = begun(control="lspi", tasks="none", dqn=INNER.replace(learning_starts=starts))
+    replay = experience()
+    rewards = jax.random.normal(jax.random.key(0), replay.storage.reward.shape)
+    replay = replay.replace(storage=replay.storage.replace(reward=rewards))
+    run = functools.partial(jax.jit(proto_value.update), config)
+    before, _ = run(state, replay, np.int32(first - 1), jax.random.key(0))
+    assert_same(before.control, state.control)
+    solved, metrics = run(state, replay, np.int32(first), jax.random.key(0))
+    assert differ(solved.control.params, state.control.params) and metrics["critic/loss"] > 0.0
+    later, kept = run(solved, replay, np.int32(first + 1), jax.random.key(1))
+    assert_same(later.control, solved.control)
+    assert kept["critic/loss"] == metrics["critic/loss"]
+
+
+def test_warm_up_leaves_the_optimiser_as_it_was():
+    config, state = begun()
+    new, _ = updated(config, state, 49)
+    assert_same(new.optimizer, state.optimizer)
+
+
+def test_both_networks_are_the_same_function():
+    """Fine-tuning copies the torso of one into the other."""
+    config, state = begun(fine_tune=True, dqn=INNER.replace(activation="tanh"))
+    pretrained, _ = updated(config, state, 60)
+    observation = experience().storage.observation[:5, 0]
+    seen = proto_value.features(config, pretrained, observation)
+    np.testing.assert_array_equal(seen, torsos.features(pretrained.network, pretrained.params, observation))
+    assert np.min(seen) < 0.0
+
+
+def test_rectified_indicators_are_an_option():
+    _, state = begun()
+    observation = experience().storage.observation[:64, 0]
+    configs = {relu: begun()[0].replace(relu_indicators=relu) for relu in (False, True)}
+    outputs = {relu: np.asarray(proto_value.cumulants(c, state, observation)[0]) for relu, c in configs.items()}
+    np.testing.assert_array_equal(outputs[True], np.maximum(outputs[False], 0.0))
+    assert np.min(outputs[False]) < 0.0
+
+
+def test_half_of_the_run_pre_trains_unless_said_otherwise():
+    assert resolve(proto_value.Config(), PIXELS.spec, 3_000).pretrain_steps == 1_500
+    assert resolve(proto_value.Config(pretrain_steps=70), PIXELS.spec, 3_000).pretrain_steps == 70
 
 
 def test_fine_tuning_begins_with_the_features_and_moves_them():

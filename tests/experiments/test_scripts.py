@@ -122,7 +122,10 @@ def test_the_pipeline_on_atari_is_measured(tmp_path):
     assert record["features"] == 256 and 1 <= record["effective_rank"] <= 64
     # A short ring has some frames more than rows, and the flags of each transition.
     assert 400 <= record["replay_bytes_per_transition"] < 1.2 * record["bytes_of_a_frame"]
-    assert len(record["curve"]["step"]) == len(record["curve"]["tasks/loss"]) > 0 and record["linear_probe_return"]
+    for phase in ("pre_training", "control"):
+        assert record[phase]["step"] and len({len(column) for column in record[phase].values()}) == 1
+    assert max(record["pre_training"]["step"]) <= 60 < min(record["control"]["step"])
+    assert abs(record["linear_probe_return"]) <= 21 and str(tmp_path) not in json.dumps(record)
 
 
 @pytest.mark.slow
