@@ -32,6 +32,7 @@ import math
 import os
 import pathlib
 import re
+import shlex
 import sys
 import time
 import traceback
@@ -48,6 +49,7 @@ from offpolicy_jax.errors import UserError
 from offpolicy_jax.training import Settings, compilation, plots, processes, seeds, train_points
 from offpolicy_jax.training.agent import check
 from offpolicy_jax.training.run_directory import RunDirectory
+from offpolicy_jax.training.settings import identity, refuse_differences
 
 Values = dict[str, Any]
 """Hyper-parameters of a point that are its own, by their dotted names."""
@@ -81,6 +83,7 @@ class Sweep:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
+    sweep = None
     try:
         sweep = plan(sys.argv[1:] if arguments is None else arguments)
         if sweep.engine == "ray":
@@ -99,7 +102,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"sweep.py: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("sweep.py: interrupted; the same command with --resume goes on", file=sys.stderr)
+        how = f"continue with --resume --run-dir={sweep.directory}" if sweep else "nothing was begun"
+        print(f"sweep.py: interrupted; {how}", file=sys.stderr)
         return 130
     for state in states:
         if state["status"] == "failed":
@@ -122,6 +126,7 @@ def plan(arguments: list[str]) -> Sweep:
     directory = pathlib.Path(options.run_dir or f"runs/sweep-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}")
     if options.ray:
         directory = directory.absolute()  # tasks may start elsewhere
+    _refuse_repeats(options)
     if options.distributed and (options.ray or not options.run_dir):
         raise UserError("--distributed needs --run-dir, on a disk that all processes see, and goes without --ray")
     before = _previous(directory, options.resume, options.run_dir)
@@ -133,6 +138,8 @@ def plan(arguments: list[str]) -> Sweep:
         raise UserError(f"--agents is missing: use some of {', '.join(agents.REGISTRY)}")
     for name in _names(options.agents):
         agents.load(name)
+    if not _names(options.agents) or not _names(options.envs):
+        raise UserError("--agents and --envs need a name each: --agents=sac --envs=phys2d/Pendulum-v0")
     grid, ranges = _grid(options.grid), _ranges(options.range)
     if bool(options.random) != bool(ranges):
         raise UserError("a random search needs both --random=N and --range name=a:b (or a:b:log)")
@@ -148,6 +155,9 @@ def plan(arguments: list[str]) -> Sweep:
     steps = {program.title: program.settings.steps for program in programs}
     done = {s["title"]: s for s in (before or {}).get("programs", []) if s["status"] == "done"}
     states |= {title: state for title, state in done.items() if state["steps"] == steps.get(title)}
+    for program in programs:
+        if program.title in done:
+            _refuse_another(program)
     stored = [a for a in _without(given, "--run-dir") if a not in ("--distributed", "--ray")]
     engine = "ray" if options.ray else "distributed" if options.distributed else "here"
     sweep = Sweep(directory, stored, programs, engine, states)
@@ -156,6 +166,14 @@ def plan(arguments: list[str]) -> Sweep:
         what = f"has no point {'/'.join(new)}" if new else f"has {len(old)} points, not {len(names)}"
         raise UserError(f"the sweep in {directory} {what}: drop that option to resume it, or choose another --run-dir")
     return sweep
+
+
+def _refuse_another(program: Program) -> None:
+    """Raises UserError if the finished points of a program are not those that are asked for."""
+    for name, config in program.configs.items():
+        path = pathlib.Path(program.settings.run_dir or "") / name
+        if (previous := RunDirectory(str(path)).read_config()) is not None:
+            refuse_differences(path, previous, identity(program.agent, program.settings, config))
 
 
 _OF_RUN = {"--" + f.name.replace("_", "-") for f in dataclasses.fields(Settings) if f.name != "env"} | {"--preset"}
@@ -184,14 +202,22 @@ def _options(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     own = ["--agents", "--envs", "--grid", "--range", "--random"]
     for argument in rest:
         flag = argument.split("=")[0]
-        if flag == "--debug-nans":
-            raise UserError("--debug-nans is for a single run: use run.py")
+        if flag in ("--debug-nans", "--video"):
+            raise UserError(f"{flag} is for a single run: use {'run.py' if flag == '--debug-nans' else 'video.py'}")
         if flag not in _OF_RUN and (near := difflib.get_close_matches(flag, own, n=1, cutoff=0.8)):
             raise UserError(f"unknown option {flag}: did you mean {near[0]}?")
-    if not options.random.isdigit():
+    if not options.random.isdecimal():
         raise UserError(f"--random must be a number of points, not {options.random!r}")
     options.random = int(options.random)
     return options, rest
+
+
+def _refuse_repeats(options: argparse.Namespace) -> None:
+    """Raises UserError for a hyper-parameter that one command gives values twice."""
+    names = [text.partition("=")[0].replace("-", "_") for text in [*options.grid, *options.range]]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"{name} has values twice: list them in one --grid {name}=a,b,c or give one --range")
 
 
 def _without(arguments: list[str], flag: str) -> list[str]:
@@ -375,8 +401,12 @@ def run_with_ray(sweep: Sweep) -> list[dict[str, Any]]:
         from ray.exceptions import RayError  # type: ignore[import-not-found]
     except ImportError as error:
         raise UserError("--ray needs Ray: pip install 'offpolicy-jax[ray]'") from error
-    ray.init(ignore_reinit_error=True, log_to_driver=False)
-    cores = min(int(node["Resources"].get("CPU", 1)) for node in ray.nodes() if node["Alive"])
+    try:
+        ray.init(ignore_reinit_error=True, log_to_driver=False)
+    except Exception as error:  # no cluster at the address, an older version there, ...
+        raise UserError(f"Ray does not start: {' '.join(str(error).split())[:200]}") from error
+    computing = [cores for node in ray.nodes() if node["Alive"] and (cores := int(node["Resources"].get("CPU", 0)))]
+    cores = min(computing, default=1)
     demand: dict[str, Any] = {"num_gpus": 1} if ray.cluster_resources().get("GPU") else {"num_cpus": cores}
     task = ray.remote(max_calls=1, max_retries=0, **demand)(_execute_in_a_task)  # a process per program
     states = dict(sweep.states)
@@ -426,7 +456,7 @@ def _write(sweep: Sweep, states: dict[str, dict[str, Any]]) -> None:
     rows = collect(sweep)
     directory = RunDirectory(sweep.directory)
     document = {
-        "command": " ".join(sys.argv),
+        "command": shlex.join(sys.argv),
         "arguments": sweep.arguments,
         "points": list(_points(sweep)),
         "programs": list(states.values()),
@@ -444,11 +474,10 @@ def _write(sweep: Sweep, states: dict[str, dict[str, Any]]) -> None:
     writer.writeheader()
     writer.writerows({k: v for k, v in row.items() if k != "values"} | _texts(row["values"]) for row in rows)
     directory.write("sweep.csv", text.getvalue())
+    shown = list(dict.fromkeys(row["agent"] for row in rows))[: plots.MOST_ARMS]
+    points = [(row["env"], row["agent"], _texts(row["values"]), (row["iqm"], row["low"], row["high"])) for row in rows]
     with directory.disk():
-        plots.hyper_parameters(
-            sweep.directory / "sweep.png",
-            [(row["env"], row["agent"], _texts(row["values"]), (row["iqm"], row["low"], row["high"])) for row in rows],
-        )
+        plots.hyper_parameters(sweep.directory / "sweep.png", [point for point in points if point[1] in shown])
 
 
 def _texts(values: Values) -> Values:
@@ -492,19 +521,21 @@ def describe(rows: list[dict[str, Any]], most: int = 20) -> str:
     lines = []
     for agent, env in dict.fromkeys((row["agent"], row["env"]) for row in rows):
         mine = [row for row in rows if (row["agent"], row["env"]) == (agent, env)]
-        mine.sort(key=lambda row: -math.inf if row["iqm"] is None else row["iqm"], reverse=True)
-        lines.append(f"{agent} on {env}: {mine[0]['step']:,} steps, {mine[0]['seeds']} seeds a point")
+        steps = max(row["step"] for row in mine)
+        mine.sort(key=lambda row: (row["step"], -math.inf if row["iqm"] is None else row["iqm"]), reverse=True)
+        lines.append(f"{agent} on {env}: {steps:,} steps, {mine[0]['seeds']} seeds a point")
         names = [_label(row["values"]) or "defaults" for row in mine]
         width = max(map(len, names))
         lines.append(f"  {'':{width}s}  {'IQM':>10s}  95 % bootstrap interval")
         for name, row in list(zip(names, mine, strict=True))[:most]:
-            lines.append(f"  {name:{width}s}  {_result(row)}")
+            shorter = f"  after {row['step']:,} steps" * (row["step"] < steps)
+            lines.append(f"  {name:{width}s}  {_result(row)}{shorter}")
         if len(mine) > most:
             lines.append(f"  ... and {len(mine) - most} more in sweep.csv")
         if len(mine) > 1 and mine[0]["iqm"] is not None:
             lines.append(
                 f"  best: {names[0]}, chosen by the seeds that it is measured with: the best of {len(mine)} looks "
-                "better than it is, so confirm it with fresh ones (--seed)"
+                "better than it is, so confirm it with fresh ones (run.py with a --seed of its own)"
             )
     return "\n".join(lines)
 

@@ -1,6 +1,5 @@
 """A run that is complete, read back from its files alone: nothing is compiled, and no checkpoint is needed."""
 
-import dataclasses
 import json
 from typing import Any
 
@@ -8,8 +7,7 @@ import numpy as np
 
 from offpolicy_jax.training.agent import Agent
 from offpolicy_jax.training.run_directory import RunDirectory
-from offpolicy_jax.training.settings import Settings, differences
-from offpolicy_jax.training.summary import as_json
+from offpolicy_jax.training.settings import Settings, differences, identity
 from offpolicy_jax.training.train import COLUMNS, MIXTURE_COLUMNS, VALUE_COLUMNS, Result
 
 
@@ -24,11 +22,7 @@ def read_finished(agent: Agent, settings: Settings, config: Any) -> Result | Non
     previous, path = directory.read_config(), directory.path / "summary.json"
     if previous is None or not path.exists():
         return None
-    asked = {
-        "agent": agent.__name__.split(".")[-1],  # type: ignore[attr-defined]
-        "settings": dataclasses.asdict(settings),
-        "config": as_json(config),
-    }
+    asked = identity(agent.__name__.split(".")[-1], settings, config)  # type: ignore[attr-defined]
     summary = json.loads(path.read_text())
     if next(differences(previous, asked), None) is not None or summary.get("step", 0) < settings.steps:
         return None

@@ -9,7 +9,7 @@ import numpy as np
 from offpolicy_jax.errors import UserError
 from offpolicy_jax.training import plots, processes
 from offpolicy_jax.training.run_directory import Row, RunDirectory, loggers
-from offpolicy_jax.training.settings import Settings, differences
+from offpolicy_jax.training.settings import Settings, identity, refuse_differences
 from offpolicy_jax.training.summary import as_json, final_statistics
 
 
@@ -96,12 +96,7 @@ class Record:
             return None
         if not self.settings.resume:
             raise UserError(f"{path} already holds a run: add --resume to continue it, or choose another --run-dir")
-        asked = {"agent": self.agent, "settings": dataclasses.asdict(self.settings), "config": as_json(self.config)}
-        for name, old, new in differences(previous, asked):
-            raise UserError(
-                f"the run in {path} has {name}={old}, not {new}: "
-                "drop that option to resume it, or choose another --run-dir"
-            )
+        refuse_differences(path, previous, identity(self.agent, self.settings, self.config))
         if previous.get("program") != self.program:
             what = "a sweep: resume that" if previous.get("program") else "no such sweep"
             raise UserError(f"the run in {path} is part of {what}, or choose another --run-dir")

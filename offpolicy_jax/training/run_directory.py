@@ -2,12 +2,14 @@
 
 import contextlib
 import csv
+import hashlib
 import importlib.metadata
 import json
 import math
 import os
 import pathlib
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
@@ -207,7 +209,17 @@ def _wandb(path: pathlib.Path, config: dict[str, Any]) -> Callable[[list[Row]], 
     except ImportError as error:
         raise UserError("--log=wandb needs wandb: pip install 'offpolicy-jax[log]'") from error
     name = path.resolve().name
-    run = wandb.init(project="offpolicy_jax", id=name, name=name, dir=str(path), config=config, resume="allow")
+    which = f"{name}-{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"  # points of sweeps share names
+    which = re.sub(r"[^\w.-]", "-", which)
+    run = wandb.init(
+        project="offpolicy_jax",
+        id=which,
+        name=name,
+        dir=str(path),
+        config=config,
+        resume="allow",
+        reinit="create_new",  # a sweep's program has a run per point
+    )
 
     def log(rows: list[Row]) -> None:
         for row in rows:

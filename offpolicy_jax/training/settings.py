@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import os
+import pathlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,6 +19,7 @@ from offpolicy_jax.training import seeds as seed_axis
 from offpolicy_jax.training.agent import Agent
 from offpolicy_jax.training.learner import start
 from offpolicy_jax.training.run_directory import LOGGERS
+from offpolicy_jax.training.summary import as_json
 from offpolicy_jax.transition import EnvironmentSpec, Transition
 
 
@@ -133,6 +135,19 @@ def check_memory(
         raise UserError(f"{copies} environments at once are too many: lower --seeds, --num-envs or --eval-episodes")
     if iteration > settings.steps:
         raise UserError(f"one update takes {iteration} steps of a seed: ask for more --steps, or fewer --num-envs")
+
+
+def identity(agent: str, settings: Settings, config: Any) -> dict[str, Any]:
+    """What makes a run the one that it is, as config.json holds it."""
+    return {"agent": agent, "settings": dataclasses.asdict(settings), "config": as_json(config)}
+
+
+def refuse_differences(path: pathlib.Path, previous: dict[str, Any], asked: dict[str, Any]) -> None:
+    """Raises UserError if the run in `path` is not the one that is asked for."""
+    for name, old, new in differences(previous, asked):
+        raise UserError(
+            f"the run in {path} has {name}={old}, not {new}: drop that option to resume it, or choose another --run-dir"
+        )
 
 
 def differences(previous: dict[str, Any], asked: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+import types
 
 import numpy as np
 import pytest
@@ -92,6 +93,12 @@ def test_a_random_search_draws_within_its_ranges():
         (["--agents=sac", "--stpes=10"], "unknown option --stpes: did you mean --steps"),
         (["--agents=sac", "--steps=0"], "--steps must be at least 1"),
         (["--agents=sac", "--debug-nans"], "use run.py"),
+        (["--agents=sac", "--video=mp4"], "use video.py"),
+        (["--agents=,"], "need a name each"),
+        (["--agents=sac", "--envs="], "need a name each"),
+        (["--agents=sac", "--random=²", "--range=tau=0:1"], "--random must be a number"),
+        (["--agents=sac", "--grid=tau=0.1", "--grid=tau=0.2"], "tau has values twice"),
+        (["--agents=sac", "--grid=target-entropy=1", "--range=target_entropy=0:1", "--random=2"], "has values twice"),
         (["--agents=sac", "--distributed"], "--distributed needs --run-dir"),
         (["--agents=sac", "--resume"], "--resume needs --run-dir"),
     ],
@@ -135,12 +142,44 @@ def test_what_fails_fails_alone(tmp_path, capsys, monkeypatch):
     assert "train_points" in document["programs"][1]["traceback"]
 
     assert sweep.main(command) == 2 and "already holds a sweep" in capsys.readouterr().err
-    assert sweep.main([*command, "--resume", "--grid=tau=0.5"]) == 2
+    assert sweep.main(["--resume", command[-1], "--grid=tau=0.5"]) == 2
     assert "drop that option" in capsys.readouterr().err
+    for other in ("--seeds=3", "--config.gamma=0.9", "--eval-every=20", "--num-envs=2"):
+        before = (tmp_path / "sweep/sweep.json").read_bytes()
+        other = other.replace("gamma", "discount")
+        assert sweep.main([*command, "--resume", other]) == 2
+        (line,) = capsys.readouterr().err.strip().splitlines()
+        assert other.split("=")[0] in line and "drop that option" in line
+        assert (tmp_path / "sweep/sweep.json").read_bytes() == before
     trained.clear()
     assert sweep.main(["--resume", f"--run-dir={tmp_path / 'sweep'}"]) == 1  # what it was comes from its directory
     assert [pathlib.Path(path).name for path in trained] == ["sac-probe-in-graph-batch_size=4"]
     assert len((tmp_path / "sweep/sweep.csv").read_text().splitlines()) == 5
+
+
+def test_an_interrupted_sweep_says_how_it_goes_on(tmp_path, capsys, monkeypatch):
+    def train_points(agent, settings, configs):
+        trained.append(settings.run_dir)
+        interrupted = types.SimpleNamespace(interrupted=True)
+        return {name: interrupted for name in configs} if len(trained) == 1 else original(agent, settings, configs)
+
+    original, trained = sweep.train_points, []
+    monkeypatch.setattr(sweep, "train_points", train_points)
+    command = ["--agents=sac", "--envs=probe/in-graph", *TINY, "--grid=batch_size=4,8", f"--run-dir={tmp_path / 's'}"]
+    assert sweep.main(command) == 130
+    assert f"--resume --run-dir={tmp_path / 's'}" in capsys.readouterr().err and len(trained) == 1
+    (state,) = json.loads((tmp_path / "s/sweep.json").read_text())["programs"]
+    assert state["status"] == "interrupted"
+    assert sweep.main(["--resume", f"--run-dir={tmp_path / 's'}"]) == 0 and len(trained) == 3
+    states = json.loads((tmp_path / "s/sweep.json").read_text())["programs"]
+    assert [s["status"] for s in states] == ["done", "done"]
+
+    def stop(sweep):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sweep, "run", stop)
+    assert sweep.main(["--agents=sac"]) == 130
+    assert "--resume --run-dir=runs/sweep-" in capsys.readouterr().err
 
 
 def test_directories_that_are_taken(tmp_path, capsys):
@@ -162,6 +201,8 @@ def test_the_best_point_and_the_lost_ones():
     lines = sweep.describe(rows).splitlines()
     assert "tau=0.2" in lines[2] and "[-2.0, 0.0]" in lines[2] and "1 of 2 seeds diverged" in lines[4]
     assert lines[-1].startswith("  best: tau=0.2") and "fresh" in lines[-1]
+    lines = sweep.describe([*rows, row | {"values": {"tau": 0.4}, "iqm": 5.0, "step": 4}]).splitlines()
+    assert "9 steps" in lines[0] and "tau=0.2" in lines[2] and lines[5].endswith("after 4 steps")
 
 
 @pytest.mark.slow

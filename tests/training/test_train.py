@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import sys
 import types
 
 import jax
@@ -414,6 +415,22 @@ def test_tensorboard_has_a_series_per_seed(tmp_path):
     train(sac, settings(run_dir=str(tmp_path / "run"), log=("tensorboard",)), SMALL)
     for seed in ("seed_0", "seed_1"):
         assert list((tmp_path / "run/tensorboard" / seed).glob("events.*"))
+
+
+def test_wandb_has_a_run_per_directory(tmp_path, monkeypatch):
+    """Directories of one name, as points of several sweeps have, are runs of their own."""
+
+    def init(**options):
+        begun.append(options)
+        return types.SimpleNamespace(log=logged.append)
+
+    begun, logged = [], []
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init))
+    for parent in ("a", "b"):
+        train(sac, settings(run_dir=str(tmp_path / parent / "tau=0.1"), log=("wandb",)), SMALL)
+    assert begun[0]["name"] == begun[1]["name"] == "tau=0.1" and begun[0]["id"] != begun[1]["id"]
+    assert all(options["reinit"] == "create_new" and "=" not in options["id"] for options in begun)
+    assert {name.split("/")[0] for row in logged for name in row if name != "step"} >= {"return"}
 
 
 def test_notebook_use_writes_nothing(tmp_path, monkeypatch):
