@@ -1,5 +1,6 @@
 """The options of experiments/run.py, and of the runs that other commands open: parsed, with errors of one line."""
 
+import argparse
 import contextlib
 import dataclasses
 import difflib
@@ -7,7 +8,8 @@ import io
 import os
 import re
 import time
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any, Literal, NoReturn
 
 import tyro
 
@@ -16,6 +18,16 @@ from offpolicy_jax.errors import UserError
 from offpolicy_jax.training import Settings
 from offpolicy_jax.training.run_directory import RunDirectory
 from offpolicy_jax.training.settings import check_settings
+
+
+def parse_one_line(parser: argparse.ArgumentParser, arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """What `parser` makes of the arguments (the process's, if None). Raises UserError, one line, instead of exiting."""
+
+    def refuse(message: str) -> NoReturn:
+        raise UserError(message)
+
+    parser.error = refuse
+    return parser.parse_args(arguments)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 import agents
+from experiments.command_line import parse_one_line
 from offpolicy_jax.errors import UserError
 from offpolicy_jax.training import Settings, compilation, read_finished, seeds, train, unless_interrupted
 
@@ -171,9 +172,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="+", choices=sorted(RUNS))
     parser.add_argument("--run-dir", type=pathlib.Path, help="default: runs/evidence-<name>")
-    args = parser.parse_args()
     compilation.enable_cache()
     try:
+        args = parse_one_line(parser)
         for name in args.names:
             run_dir = args.run_dir or pathlib.Path("runs") / f"evidence-{name}"
             document = record(name, run_dir)

@@ -15,6 +15,7 @@ import argparse
 import pathlib
 import sys
 
+from experiments.command_line import parse_one_line
 from experiments.open_run import Seed, open_run, seed_or_best
 from offpolicy_jax import environments, export
 from offpolicy_jax.errors import UserError
@@ -28,8 +29,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--run-dir", required=True, help="of the trained run")
     parser.add_argument("--out", required=True, type=pathlib.Path, help="file to write")
     parser.add_argument("--seed", type=seed_or_best, default="best", metavar="SEED|best", help="whose policy")
-    args = parser.parse_args(arguments)
     try:
+        args = parse_one_line(parser, arguments)
         print(export_policy(args.run_dir, args.out, args.seed))
     except UserError as error:
         print(f"export.py: {error}", file=sys.stderr)

@@ -10,6 +10,7 @@ import sys
 
 import numpy as np
 
+from experiments.command_line import parse_one_line
 from experiments.open_run import open_run
 from offpolicy_jax import demonstrations, environments
 from offpolicy_jax.errors import UserError
@@ -25,8 +26,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--episodes", type=int, default=10)
     parser.add_argument("--seed", type=int, help="whose policy; default: the first of the run")
     parser.add_argument("--sampled", action="store_true", help="act by sampled actions, rather than greedy ones")
-    args = parser.parse_args(arguments)
     try:
+        args = parse_one_line(parser, arguments)
         print(record(args))
     except UserError as error:
         print(f"record.py: {error}", file=sys.stderr)

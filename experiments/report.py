@@ -22,6 +22,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from experiments.command_line import parse_one_line
 from offpolicy_jax import statistics
 from offpolicy_jax.errors import UserError
 from offpolicy_jax.statistics import interquartile_mean, stratified_bootstrap_interval
@@ -59,8 +60,8 @@ def main(arguments: list[str] | None = None) -> int:
         help="a hyper-parameter that is chosen for each environment: it makes another arm only within one",
     )
     given = sys.argv[1:] if arguments is None else arguments
-    args = parser.parse_args(given)
     try:
+        args = parse_one_line(parser, given)
         report = analyse(args.runs, args.reference, args.per_env)
         write(report, args.out, "python experiments/report.py " + shlex.join(given))
     except UserError as error:
@@ -130,7 +131,7 @@ def analyse(paths: Sequence[str], reference: Sequence[str] = (), per_env: Sequen
         notes.append(
             f"A picture shows at most {plots.MOST_ARMS} arms, the best by the interquartile mean of their normalised "
             "final returns, averaged over the environments that an arm has (without any: by name). An arm may look "
-            "different in each; the tables hold all."
+            "different in each; the tables hold all, but for the probabilities of improvement."
         )
     by = "the given random and reference returns" if reference else "the lowest and the highest final return here"
     return Report(seeds, arms, {arm: _merit(arm, cells, scale) for arm in arms}, cells, scale, blocks, notes, by)
@@ -402,7 +403,7 @@ def _aggregate(report: Report, block: Block, out: pathlib.Path, suffix: str, tab
     if len(arms) < 2:
         return "\n\n".join(text)
     pairs: dict[tuple[str, str], plots.Estimate] = {}
-    for a, b in itertools.combinations(arms, 2):
+    for a, b in itertools.combinations(shown, 2):
         x, y = block.scores[a], block.scores[b]
         value = float(statistics.probability_of_improvement(x, y))
         low, high = statistics.probability_of_improvement_interval(x, y)
@@ -410,7 +411,7 @@ def _aggregate(report: Report, block: Block, out: pathlib.Path, suffix: str, tab
     tables["probability"] += [[a, b, envs, *estimate] for (a, b), estimate in pairs.items()]
     plots.probabilities(
         out / names["probability"],
-        {pair: estimate for pair, estimate in pairs.items() if set(pair) <= set(shown)},
+        pairs,
         title="Probability of improvement, row over column",
         caption="Probability that a run of the row's arm scores above a run of the column's, averaged over "
         f"environments; ties count as half. {seeds} per arm on {on}.{_how_many(shown, arms)} Bold: the 95\xa0% "

@@ -10,6 +10,7 @@ import argparse
 import pathlib
 import sys
 
+from experiments.command_line import parse_one_line
 from experiments.open_run import Seed, open_run, seed_or_best
 from offpolicy_jax.errors import UserError
 from offpolicy_jax.training import greedy
@@ -29,8 +30,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=seed_or_best, default="best", metavar="SEED|best", help="whose policy")
     parser.add_argument("--start", type=int, default=START, help="seed of the first episode")
     parser.add_argument("--pixels", type=int, default=320, help="length of a picture's longer side")
-    args = parser.parse_args(arguments)
     try:
+        args = parse_one_line(parser, arguments)
         for name in ("episodes", "max_steps"):
             if (value := getattr(args, name)) is not None and value < 1:
                 raise UserError(f"--{name.replace('_', '-')} must be at least 1, not {value}")

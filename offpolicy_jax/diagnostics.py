@@ -151,6 +151,7 @@ def linear_probe_error(
     x, y = features - mean(features, fitted), targets - mean(targets, fitted)
     seen = x * fitted[:, None]
     scale = jnp.sum(jnp.square(seen)) / x.shape[1]
+    scale = jnp.where(scale > 0.0, scale, 1.0)  # features that are constant explain nothing
     weights = linalg.solve(seen.T @ seen + ridge * scale * jnp.eye(x.shape[1]), seen.T @ y)
     residual = tested @ jnp.square(y - x @ weights)
     return residual / (tested @ jnp.square(targets - mean(targets, tested)))
@@ -159,7 +160,8 @@ def linear_probe_error(
 def principal_cosines(a: jax.Array, b: jax.Array) -> jax.Array:
     """Cosines of the principal angles between the spans of a (n, d) and b (n, e), largest first, (min(d, e),).
 
-    Bjorck & Golub 1973. All 1: one span holds the other; 0: there is a direction at right angles to it.
+    Bjorck & Golub 1973. All 1: one span holds the other; 0: there is a direction at right angles to it, or a or b
+    spans fewer dimensions than it has columns.
     """
     cosines = linalg.singular_values(linalg.orthonormal_basis(a).T @ linalg.orthonormal_basis(b))
     return jnp.clip(cosines, 0.0, 1.0)

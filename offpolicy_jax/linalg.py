@@ -31,5 +31,6 @@ def singular_values(x: jax.Array) -> jax.Array:
 
 @one_by_one
 def orthonormal_basis(x: jax.Array) -> jax.Array:
-    """Left singular vectors (m, min(m, n)) of a matrix (m, n): a basis of its columns' span, if n <= m."""
-    return jnp.linalg.svd(x, full_matrices=False)[0]
+    """Columns (m, min(m, n)) that span those of a matrix (m, n); where its rank is lower, the last ones are 0."""
+    vectors, values, _ = jnp.linalg.svd(x, full_matrices=False)
+    return vectors * (values > max(x.shape) * jnp.finfo(values.dtype).eps * values[0])

@@ -209,6 +209,18 @@ def test_statistics_of_features_are_those_of_their_parts():
         np.testing.assert_allclose(found[name], value, rtol=1e-5)
 
 
+def test_features_that_are_dead_or_constant_explain_nothing():
+    targets = RNG.normal(size=(20, 2)).astype(np.float32)
+    for features in (np.zeros((20, 3), np.float32), np.ones((20, 3), np.float32)):
+        np.testing.assert_allclose(diagnostics.linear_probe_error(jnp.asarray(features), targets), 1.0, rtol=1e-5)
+
+
+def test_collapsed_features_span_no_plane():
+    plane = jnp.asarray(np.eye(5, 2), jnp.float32)
+    line = plane[:, :1] * jnp.array([1.0, 2.0])
+    np.testing.assert_allclose(diagnostics.principal_cosines(line, plane), [1.0, 0.0], atol=1e-6)
+
+
 def test_principal_cosines_compare_spans_and_not_bases():
     a = RNG.normal(size=(20, 3)).astype(np.float32)
     np.testing.assert_allclose(

@@ -141,6 +141,7 @@ def test_files_that_are_no_policies(damage, message, exported, tmp_path):
     [
         (["--run-dir=nowhere"], "there is no run in nowhere"),
         (["--seed=7"], "has seeds 4 to 5, not 7"),
+        (["--sed=7"], "unrecognized arguments: --sed=7"),
         (["--out=/proc/policy.bin"], "cannot write /proc/policy.bin"),
     ],
 )

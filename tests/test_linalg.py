@@ -29,6 +29,14 @@ def test_many_matrices_have_their_singular_values_and_spans():
     np.testing.assert_allclose(basis @ (np.swapaxes(basis, 1, 2) @ tall), tall, atol=1e-5)
 
 
+def test_a_basis_of_few_dimensions_ends_in_zeros():
+    x = np.outer(A[0, 0, 0], [1.0, 2.0, -1.0]).astype(np.float32)
+    basis = np.asarray(linalg.orthonormal_basis(x))
+    np.testing.assert_allclose(np.abs(basis[:, 0]), np.abs(A[0, 0, 0]) / np.linalg.norm(A[0, 0, 0]), rtol=1e-5)
+    np.testing.assert_array_equal(basis[:, 1:], 0.0)
+    np.testing.assert_array_equal(linalg.orthonormal_basis(jnp.zeros((4, 2))), 0.0)
+
+
 FEATURES, ACTION = jnp.asarray(RNG.normal(size=(4, 20, 3)), jnp.float32), jnp.zeros((4, 20), jnp.int32)
 KEYS = jax.random.split(jax.random.key(0), 4)
 LSPI = lambda x, a: lstd.lspi(x, a, x[:, 0], a > 0, x, 2, 0.9, 1e-3, 2)  # noqa: E731

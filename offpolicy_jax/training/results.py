@@ -43,7 +43,10 @@ class SeedResult:
 
 
 def find_runs(paths: Iterable[str | os.PathLike[str]]) -> list[pathlib.Path]:
-    """Run directories that are named, or lie at any depth in the directories that are. Raises UserError for none."""
+    """Run directories that are named, or lie at any depth in the directories that are. Raises UserError for none.
+
+    What lies there with a config.json of something else is passed over.
+    """
     found: dict[pathlib.Path, pathlib.Path] = {}
     for path in map(pathlib.Path, paths):
         if not path.is_dir():
@@ -51,12 +54,21 @@ def find_runs(paths: Iterable[str | os.PathLike[str]]) -> list[pathlib.Path]:
         runs = []
         for here, inner, files in os.walk(path):
             inner[:] = sorted(name for name in inner if name != "checkpoints")
-            if "config.json" in files:
+            if "config.json" in files and (pathlib.Path(here) == path or _is_run(pathlib.Path(here))):
                 runs.append(pathlib.Path(here))
         if not runs:
             raise UserError(f"{path} holds no run (no config.json): name run directories, or one that holds some")
         found |= {run.resolve(): run for run in runs}
     return list(found.values())
+
+
+def _is_run(path: pathlib.Path) -> bool:
+    """Whether config.json is a run's, or cannot be read, which is not passed over."""
+    try:
+        document = json.loads((path / "config.json").read_text())
+    except (OSError, ValueError):
+        return True
+    return isinstance(document, dict) and {"agent", "settings", "config"} <= set(document)
 
 
 def read_run(path: pathlib.Path) -> list[SeedResult]:

@@ -282,6 +282,8 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path, capsys):
     assert "both hold seed 2 of sac" in fails(good, tmp_path / "again")
     write_run(tmp_path / "other", "ppo", B)
     assert "no two of these arms have an environment in common" in fails(good, tmp_path / "other")
+    assert "unrecognized arguments: --refrence" in fails(good, "--refrence=x")
+    assert "are required: runs" in fails()
     for name, text, message in (
         ("evaluations.csv", "step,seed,return\n50,0,1.0\n50,1,x\n", "corrupted at line 3"),
         ("evaluations.csv", "step,seed,return\n50,0\n", "corrupted at line 2"),
@@ -297,3 +299,8 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path, capsys):
         assert message in fails(bad)
     assert "cannot write to" in (main([str(good), f"--out={tmp_path / 'file'}"]), capsys.readouterr().err)[1]
     assert main([str(good), str(good), f"--out={tmp_path / 'out'}"]) == 0  # the same directory twice is one run
+    (tmp_path / "all/model").mkdir(parents=True)
+    (tmp_path / "all/model/config.json").write_text('{"hidden_size": 8}')  # somebody else's
+    write_run(tmp_path / "all/run")
+    assert main([str(tmp_path / "all"), f"--out={tmp_path / 'out'}"]) == 0
+    assert "is not a run" in fails(tmp_path / "all/model")

@@ -158,6 +158,7 @@ def test_what_makes_no_sense_is_refused_in_one_line(agent, options, message, tmp
     [
         (["--episodes=0"], "--episodes must be at least 1, not 0"),
         (["--seed=7"], "has seeds 0 to 1, not 7"),
+        (["--episodes=many"], "argument --episodes: invalid int value"),
         (["--dataset={tmp}/no"], "no is no id of a dataset: end it in a version, as in no-v0"),
         (["--dataset={demos}"], "already exists: choose another --dataset"),
         (["--run-dir={tmp}/none"], "there is no run in"),

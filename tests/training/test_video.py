@@ -72,6 +72,17 @@ def test_four_rooms_are_drawn_up_to_the_goal(tmp_path):
     assert len(shown) == distance[start] + 1 and np.array_equal(shown[0][2::4, 2::4, 0] > 128, four_rooms.WALLS)
 
 
+def test_an_mp4_shows_what_a_gif_does(tmp_path):
+    imageio = pytest.importorskip("imageio.v2")
+    for name in ("a.gif", "a.mp4"):
+        video.film(tmp_path / name, jnp.zeros_like, "gridworld/FourRooms-v0", max_steps=5, pixels=64)
+    shown, _ = frames(tmp_path / "a.gif")
+    film = [np.asarray(frame, int) for frame in imageio.get_reader(tmp_path / "a.mp4")]
+    assert len(film) == 5 and 1 < len(shown) <= 5  # the GIF shows equal pictures once, for longer
+    for i in (0, -1):
+        assert film[i].shape == shown[i].shape and np.mean(np.abs(film[i] - shown[i])) < 10.0
+
+
 @pytest.mark.parametrize("env", ["minatar/Breakout-v1", "ALE/Pong-v5"])
 def test_games_are_drawn_in_colour(env, tmp_path):
     if env.startswith("ALE/"):
@@ -90,6 +101,8 @@ def test_games_are_drawn_in_colour(env, tmp_path):
         (["--pixels=4"], "from 16 to 2048 pixels, not 4"),
         (["--start=-1"], "--start must be from 0"),
         (["--seed=5"], "has seeds 0 to 1, not 5"),
+        (["--seed=fast"], "argument --seed"),
+        (["--episode"], "argument --episodes: expected one argument"),
     ],
 )
 def test_filming_refuses_in_one_line(arguments, message, run_dir, capsys):
