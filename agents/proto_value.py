@@ -69,7 +69,8 @@ class Config:
     freeze_thresholds: bool = struct.field(pytree_node=False, default=False)
     """Keep the thresholds as they are after threshold_steps; as released they go on, and the tasks with them."""
     threshold_steps: int = struct.field(pytree_node=False, default=1_000)
-    """Environment steps of a seed, after learning_starts, in which only the thresholds learn."""
+    """Environment steps of a seed, after learning_starts, in which only the thresholds learn: enough for some
+    hundreds of gradient steps, or the sets begin far from their rate."""
     pretrain_steps: int = struct.field(pytree_node=False, default=-1)
     """Environment steps of a seed in the first phase, learning_starts and threshold_steps included; -1: half of the
     run's."""
@@ -121,8 +122,9 @@ PRESETS = {
         gradient_steps=4,
     )
 }
-"""paper: as released, for --env=ALE/<Game>-v5 --clip-rewards --atari.sticky-actions=0 and a dataset (--demos); 133
-million parameters."""
+"""paper: sizes and rates as released, for --env=ALE/<Game>-v5 --clip-rewards --atari.sticky-actions=0
+--atari.noop-max=30 and a dataset (--demos); 133 million parameters. Beyond what is said above, the release rectifies
+its indicators, averages the thresholds' loss over tasks, which slows them, and begins control on an empty replay."""
 
 
 @struct.dataclass

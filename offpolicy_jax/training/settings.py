@@ -54,7 +54,8 @@ class Settings:
     atari: Conventions = DOPAMINE
     """How the games of ALE/<Game>-v5 are played."""
     demos: str | None = None
-    """Demonstrations for agents that imitate: a Minari dataset, by its id or its directory."""
+    """Demonstrations for agents that imitate, or pre-train: a Minari dataset, by its id or its directory. All of it is
+    in memory, stacks of frames whole (56 kB per transition of Atari)."""
     demo_episodes: int = 0
     """Use this many of them, the first ones; 0: all."""
     absorbing_states: bool = False
