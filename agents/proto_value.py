@@ -20,8 +20,7 @@ import optax
 from flax import struct
 
 from agents import dqn as q_learning
-from offpolicy_jax import cumulants as tasks
-from offpolicy_jax import parameters, torsos
+from offpolicy_jax import cumulants, parameters, torsos
 from offpolicy_jax.cumulants import TaskKind
 from offpolicy_jax.errors import UserError
 from offpolicy_jax.exploration import epsilon_greedy
@@ -135,7 +134,7 @@ class State:
     target: Params
     thresholds: jax.Array  # (T,)
     activation: jax.Array  # (T,): running mean of the cumulants, from p
-    cumulants: Any  # of the random networks, or coefficients of the hashes; never trained
+    drawn: Any  # of the random networks, or coefficients of the hashes; never trained
     optimizer: optax.OptState
     threshold_optimizer: optax.OptState
     control: q_learning.State
@@ -153,7 +152,7 @@ def gradient_step(
     def q(params, observation):
         return function(state.network)(params, observation).reshape(-1, num_tasks, num_actions)
 
-    outputs, r = cumulants(config, state, batch.observation)
+    outputs, r = evaluate_tasks(config, state, batch.observation)
     target = losses.td_target(r, batch.terminated, q(state.target, batch.next_observation), config.discount)
 
     def task_loss(params):
@@ -192,15 +191,15 @@ def gradient_step(
     )
     metrics = {"tasks/loss": value, "tasks/q_mean": q_mean}
     if config.tasks in ("indicator", "hash"):
-        metrics |= tasks.activity(activation, config.activation_rate)
+        metrics |= cumulants.activity(activation, config.activation_rate)
     return state, metrics
 
 
-def cumulants(config: Config, state: State, observation: PyTree) -> tuple[jax.Array, jax.Array]:
+def evaluate_tasks(config: Config, state: State, observation: PyTree) -> tuple[jax.Array, jax.Array]:
     """What the thresholds are held against, f (B, T), and the cumulants r(s) (B, T)."""
     of_sets = config.activation_rate, config.relu_indicators
-    drawn = state.cumulant_network, state.cumulants, state.thresholds
-    return tasks.evaluate(config.tasks, *drawn, observation, *of_sets)
+    drawn = state.cumulant_network, state.drawn, state.thresholds
+    return cumulants.evaluate(config.tasks, *drawn, observation, *of_sets)
 
 
 def update(
@@ -283,7 +282,7 @@ def init(config: Config, spec: EnvironmentSpec, key: jax.Array) -> State:
     params = network.init(network_key, zeros(spec.observation, (1,)))
     random = torso(spec, "nature" if layers.kind == "impala" else layers.kind, sizes if layers.kind == "mlp" else ())
     cumulant_network = Outputs(random, config.tasks_per_network)
-    drawn = tasks.draw(config.tasks, cumulant_network, num_tasks, spec, cumulant_key)
+    drawn = cumulants.draw(config.tasks, cumulant_network, num_tasks, spec, cumulant_key)
     seen = spec if config.fine_tune else replace(spec, observation=ArraySpec((sizes[-1],), np.dtype(np.float32)))
     control_config = config.dqn if config.fine_tune else replace(config.dqn, torso="mlp", hidden_sizes=())
     control = q_learning.init(control_config, seen, control_key)
@@ -298,7 +297,7 @@ def init(config: Config, spec: EnvironmentSpec, key: jax.Array) -> State:
         target=parameters.copy(params),
         thresholds=thresholds,
         activation=jnp.full(num_tasks, config.activation_rate, jnp.float32),
-        cumulants=drawn,
+        drawn=drawn,
         optimizer=parameters.adam_init(params),
         threshold_optimizer=parameters.adam_init(thresholds),
         control=control,

@@ -19,7 +19,7 @@ Metric: share of greedy episodes (of 50) that reach the goal, mean over the ten 
 seeds, from 100 on. Confirmed if proto-value minus random is above zero; the other differences are reported and do not
 decide. Rates and sizes were chosen on seed 0, at 12 800 steps per phase.
 
-    python experiments/claims/proto_value_control.py      (three quarters of an hour on two cores)
+    python experiments/claims/proto_value_control.py      (about four hours on two cores, estimated)
 """
 
 import sys

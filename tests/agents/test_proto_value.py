@@ -101,7 +101,7 @@ def test_rectified_indicators_are_an_option():
     _, state = begun()
     observation = experience().storage.observation[:64, 0]
     configs = {relu: begun()[0].replace(relu_indicators=relu) for relu in (False, True)}
-    outputs = {relu: np.asarray(proto_value.cumulants(c, state, observation)[0]) for relu, c in configs.items()}
+    outputs = {relu: np.asarray(proto_value.evaluate_tasks(c, state, observation)[0]) for relu, c in configs.items()}
     np.testing.assert_array_equal(outputs[True], np.maximum(outputs[False], 0.0))
     assert np.min(outputs[False]) < 0.0
 
@@ -145,7 +145,7 @@ def test_thresholds_reach_the_rate_and_dead_tasks_are_counted():
     for rate in (8e-3, 1e-3):  # faster than the default, then at it: fewer steps
         state = run(config.replace(threshold_learning_rate=rate), state)
     observations = replay.storage.observation[:, 0]
-    _, r = proto_value.cumulants(config, state, observations)
+    _, r = proto_value.evaluate_tasks(config, state, observations)
     # Data of few distinct states: a threshold cannot be nearer to the quantile than the share of one of them.
     _, counts = np.unique(np.asarray(observations).reshape(4_096, -1), axis=0, return_counts=True)
     np.testing.assert_allclose(np.mean(r, axis=0), 0.1, atol=counts.max() / 4_096 + 0.02)
