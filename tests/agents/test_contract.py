@@ -14,7 +14,7 @@ import pytest
 import agents
 from offpolicy_jax import replay as ring
 from offpolicy_jax.errors import UserError
-from offpolicy_jax.training.agent import check
+from offpolicy_jax.training.agent import check, resolve
 from offpolicy_jax.training.seeds import config_axes
 from tests.agents.probing import assert_close, assert_same, differ, full_replay, spec_of, start, tiny
 
@@ -25,7 +25,8 @@ STEP = np.int32(1000)
 @functools.cache
 def begun(agent):
     """Config, spec, state and a full replay."""
-    config, spec = tiny(agent, learning_rate=1e-2), spec_of(agent)
+    spec = spec_of(agent)
+    config = resolve(tiny(agent, learning_rate=1e-2), spec, 20_000)  # as loops do
     state = start(agent, config, spec, jax.random.key(0))
     return config, spec, state, full_replay(agent, config, spec, state)
 
