@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 
 import agents
-from agents import sac
+from agents import dqn, proto_value, sac
 from experiments import command_line, record, run
 from offpolicy_jax import demonstrations, environments
 from offpolicy_jax.demonstrations import Episode, load, save
+from offpolicy_jax.environments import four_rooms
 from offpolicy_jax.errors import UserError
 from offpolicy_jax.training import Settings, restore, rollouts, train
 from offpolicy_jax.training.train import load_demonstrations
-from tests.agents.probing import assert_same, tiny
+from tests.agents.probing import assert_same, differ, tiny
 
 SMALL = sac.Config(hidden_sizes=(8,), batch_size=8, learning_starts=10)
 
@@ -188,3 +189,20 @@ def test_values_that_never_stop_need_absorbing_states(monkeypatch):
     assert load_demonstrations(agents.load("iq_learn"), asked, environment) is not None
     with pytest.raises(UserError, match="--absorbing-states"):
         load_demonstrations(agents.load("value_dice"), asked, environment)
+
+
+@pytest.mark.slow
+def test_proto_value_networks_pre_train_on_a_dataset_of_any_policy(tmp_path):
+    """Not on what the run collects meanwhile: the networks of a run without rewards differ by dataset alone."""
+    environment = environments.make("gridworld/FourRoomsPixels-v0")
+    options = {"env": "gridworld/FourRoomsPixels-v0", "steps": 60, "eval_every": 60, "seeds": 2}
+    inner = dqn.Config(hidden_sizes=(8,), batch_size=4, n_step=2)
+    sizes = {"num_tasks": 4, "tasks_per_network": 2, "learning_starts": 8, "threshold_steps": 4, "batch_size": 8}
+    params = {}
+    for name, cells in (("some", (3, 4)), ("others", (90, 91))):
+        observations = four_rooms.pictures()[np.resize(cells, 41)]
+        save(f"{tmp_path}/{name}-v0", environment, [Episode(observations, np.zeros(40, np.int32), np.zeros(40), False)])
+        run = settings(**options, demos=f"{tmp_path}/{name}-v0")
+        params[name] = train(proto_value, run, proto_value.Config(dqn=inner, **sizes)).states.params
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(params))
+    assert differ(params["some"], params["others"])
