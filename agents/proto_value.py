@@ -169,7 +169,7 @@ def gradient_step(
         params, optimizer = descend(gradients, state.optimizer, state.params, config.learning_rate)
         return params, optimizer, value, q_mean
 
-    # As released, zero gradients run through Adam meanwhile: its first real steps are then up to five times too long.
+    # As released, zero gradients run through Adam meanwhile: its first real steps are then five times too long or more.
     wait = lambda: (state.params, state.optimizer, jnp.zeros(()), jnp.zeros(()))  # noqa: E731
     params, optimizer, value, q_mean = jax.lax.cond(learn, descend_tasks, wait)
 
@@ -210,6 +210,12 @@ def update(
     if max(config.pretrain_steps + config.dqn.learning_starts, unit) < config.dqn.n_step * replay.num_envs:
         raise UserError(
             f"--config.pretrain_steps must be at least {config.dqn.n_step * replay.num_envs}, for dqn.n_step"
+        )
+    wait = config.learning_starts + (config.threshold_steps if config.tasks == "indicator" else 0)
+    if config.tasks != "none" and config.pretrain_steps <= wait:
+        raise UserError(
+            f"--config.pretrain_steps is {config.pretrain_steps} and learning starts after {wait} of them: ask for "
+            "more --steps, or lower --config.learning_starts and --config.threshold_steps"
         )
     later = step - config.pretrain_steps  # of the second phase, up to now
 
@@ -253,7 +259,12 @@ def solve(
 ) -> tuple[q_learning.State, dict[str, jax.Array]]:
     """The linear head of least-squares policy iteration on transitions of the replay; its squared Bellman residual."""
     batch = sample(replay, key, config.lspi_transitions)
-    seen = {name: features(config, state, getattr(batch, name)) for name in ("observation", "next_observation")}
+
+    def in_blocks(observations):  # a few at a time: as patches, pixels take many times their size
+        one = lambda x: features(config, state, jax.tree.map(lambda leaf: leaf[None], x))[0]  # noqa: E731
+        return jax.lax.map(one, observations, batch_size=256)
+
+    seen = {name: in_blocks(getattr(batch, name)) for name in ("observation", "next_observation")}
     batch, discount = replace(batch, **seen), config.dqn.discount
     head = lstd.lspi_head(batch, state.control.network.num, discount, config.ridge, config.lspi_iterations)
     control = replace(state.control, params={"params": {"head": head}})

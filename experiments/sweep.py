@@ -102,18 +102,23 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"sweep.py: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        how = f"continue with --resume --run-dir={sweep.directory}" if sweep else "nothing was begun"
-        print(f"sweep.py: interrupted; {how}", file=sys.stderr)
+        begun = sweep if sweep and (sweep.directory / "sweep.json").exists() else None
+        print(f"sweep.py: interrupted; {_go_on(begun) if begun else 'nothing was begun'}", file=sys.stderr)
         return 130
     for state in states:
         if state["status"] == "failed":
             print(f"sweep.py: {state['title']} failed: {state['error']}", file=sys.stderr)
     if any(state["status"] == "interrupted" for state in states):
-        print(f"sweep.py: interrupted; continue with --resume --run-dir={sweep.directory}", file=sys.stderr)
+        print(f"sweep.py: interrupted; {_go_on(sweep)}", file=sys.stderr)
         return 130
     print(describe(collect(sweep)))
     print(f"{sweep.directory}/sweep.csv, sweep.png, sweep.json; a run directory per point")
     return 1 if any(state["status"] == "failed" for state in states) else 0
+
+
+def _go_on(sweep: Sweep) -> str:
+    engine = "" if sweep.engine == "here" else f" --{sweep.engine}"
+    return f"continue with --resume --run-dir={sweep.directory}{engine}"
 
 
 # What to run
@@ -156,8 +161,7 @@ def plan(arguments: list[str]) -> Sweep:
     done = {s["title"]: s for s in (before or {}).get("programs", []) if s["status"] == "done"}
     states |= {title: state for title, state in done.items() if state["steps"] == steps.get(title)}
     for program in programs:
-        if program.title in done:
-            _refuse_another(program)
+        _refuse_another(program)
     stored = [a for a in _without(given, "--run-dir") if a not in ("--distributed", "--ray")]
     engine = "ray" if options.ray else "distributed" if options.distributed else "here"
     sweep = Sweep(directory, stored, programs, engine, states)
@@ -169,7 +173,7 @@ def plan(arguments: list[str]) -> Sweep:
 
 
 def _refuse_another(program: Program) -> None:
-    """Raises UserError if the finished points of a program are not those that are asked for."""
+    """Raises UserError if a point of the program was begun as something else than is asked for."""
     for name, config in program.configs.items():
         path = pathlib.Path(program.settings.run_dir or "") / name
         if (previous := RunDirectory(str(path)).read_config()) is not None:

@@ -14,7 +14,8 @@ with a linear head on the frozen features, from the replay of both phases. Arms:
 indicators, rate 0.02), cumulant (the same networks' outputs, not thresholded), behaviour (cloning), random (features as
 drawn), all with the same settings; and DQN end to end with the same network, the same 64 000 steps, and its gradient
 steps in both phases (epsilon falls from 1 during the first). Adam's step size is 3e-5 for the pre-trained networks
-(from 1e-4 on most of their units die), 3e-4 for DQN end to end and 1e-3 for the linear heads.
+(from 1e-4 on most of their units died, in runs whose first steps after the thresholds were several times longer), 3e-4
+for DQN end to end and 1e-3 for the linear heads.
 Metric: share of greedy episodes (of 50) that reach the goal, mean over the ten evaluations of the second phase. 10
 seeds, from 100 on. Confirmed if proto-value minus random is above zero; the other differences are reported and do not
 decide. Rates and sizes were chosen on seed 0, at 12 800 steps per phase.

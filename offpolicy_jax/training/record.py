@@ -47,6 +47,12 @@ class Record:
             **provenance,
         )
 
+    def close(self) -> None:
+        """End the loggers."""
+        for logger in self._loggers:
+            logger.close()
+        self._loggers = []
+
     def rewind(self, step: int) -> None:
         """Go back to the tables as they were at the step of a checkpoint; to none if it is 0."""
         if self.directory is None:
@@ -106,8 +112,9 @@ class Record:
         if self.directory and rows:
             self.directory.append(name, rows)
             with self.directory.disk():
-                for log in self._loggers:
-                    log([{k if k in ("step", "seed") else prefix + k: v for k, v in row.items()} for row in rows])
+                named = [{k if k in ("step", "seed") else prefix + k: v for k, v in row.items()} for row in rows]
+                for logger in self._loggers:
+                    logger.log(named)
 
     def _draw(self, table: dict[str, np.ndarray]) -> None:
         assert self.directory is not None

@@ -54,10 +54,10 @@ def find_runs(paths: Iterable[str | os.PathLike[str]]) -> list[pathlib.Path]:
         runs = []
         for here, inner, files in os.walk(path):
             inner[:] = sorted(name for name in inner if name != "checkpoints")
-            if "config.json" in files and (pathlib.Path(here) == path or _is_run(pathlib.Path(here))):
+            if "config.json" in files and _is_run(pathlib.Path(here)):
                 runs.append(pathlib.Path(here))
         if not runs:
-            raise UserError(f"{path} holds no run (no config.json): name run directories, or one that holds some")
+            raise UserError(f"{path} holds no run (no config.json of one): name run directories, or what holds them")
         found |= {run.resolve(): run for run in runs}
     return list(found.values())
 

@@ -13,7 +13,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -134,7 +134,14 @@ class RunDirectory:
 LOGGERS = ("tensorboard", "wandb")
 
 
-def loggers(names: Iterable[str], path: pathlib.Path, config: dict[str, Any]) -> list[Callable[[list[Row]], None]]:
+class Logger(NamedTuple):
+    """A sink for rows of metrics.csv."""
+
+    log: Callable[[list[Row]], None]
+    close: Callable[[], None]
+
+
+def loggers(names: Iterable[str], path: pathlib.Path, config: dict[str, Any]) -> list[Logger]:
     """Optional sinks that take the rows of metrics.csv: "tensorboard" and "wandb", one series per seed."""
     return [{"tensorboard": _tensorboard, "wandb": _wandb}[name](path, config) for name in names]
 
@@ -183,7 +190,7 @@ def _text(value: float | int) -> str:
     return "" if math.isnan(value) else f"{value:.9g}"  # 9 digits tell any two float32 apart
 
 
-def _tensorboard(path: pathlib.Path, config: dict[str, Any]) -> Callable[[list[Row]], None]:
+def _tensorboard(path: pathlib.Path, config: dict[str, Any]) -> Logger:
     try:
         from tensorboardX import SummaryWriter
     except ImportError as error:
@@ -200,10 +207,14 @@ def _tensorboard(path: pathlib.Path, config: dict[str, Any]) -> Callable[[list[R
                     writer.add_scalar(name, value, int(row["step"]))
             writer.flush()
 
-    return log
+    def close() -> None:
+        for writer in writers.values():
+            writer.close()
+
+    return Logger(log, close)
 
 
-def _wandb(path: pathlib.Path, config: dict[str, Any]) -> Callable[[list[Row]], None]:
+def _wandb(path: pathlib.Path, config: dict[str, Any]) -> Logger:
     try:
         import wandb  # type: ignore[import-not-found]
     except ImportError as error:
@@ -224,7 +235,7 @@ def _wandb(path: pathlib.Path, config: dict[str, Any]) -> Callable[[list[Row]], 
     def log(rows: list[Row]) -> None:
         for row in rows:
             seed = int(row["seed"])
-            series = {f"{name}/seed_{seed}": value for name, value in row.items() if not math.isnan(value)}
-            run.log({**series, "step": int(row["step"])})
+            numbers = {k: v for k, v in row.items() if k not in ("step", "seed") and not math.isnan(v)}
+            run.log({f"{name}/seed_{seed}": value for name, value in numbers.items()} | {"step": int(row["step"])})
 
-    return log
+    return Logger(log, run.finish)

@@ -25,7 +25,7 @@ from offpolicy_jax.training.record import Record
 from offpolicy_jax.training.run_directory import Row, RunDirectory, provenance
 from offpolicy_jax.training.settings import Settings, check_memory, check_settings, make_environment
 from offpolicy_jax.training.summary import peak_memory_mb
-from offpolicy_jax.transition import Transition
+from offpolicy_jax.transition import EnvironmentSpec, Transition
 
 COLUMNS = {"step": int, "seed": int, "return": float, "length": float, "return_std": float, "episodes": int}
 """Columns of the table of evaluations; `VALUE_COLUMNS` follow if the value bias was asked for."""
@@ -47,7 +47,7 @@ class Result:
 def unless_interrupted(result: Result) -> Result:
     """The result of a run that reached its end; raises UserError for one that was interrupted."""
     if result.interrupted:
-        raise UserError("interrupted: the same command goes on")
+        raise UserError("interrupted: the same again goes on from the run directory, or begins anew without one")
     return result
 
 
@@ -99,7 +99,7 @@ class _Program:
         self.names, self.records = list(configs), self.make_records(configs)
         processes.wait("all have looked at the run directories")  # before the first one writes there
         single = make_environment(settings)
-        self.config = resolve(stack(list(configs.values()), settings.seeds), single.spec, settings.steps)
+        self.config = self.resolve(stack(list(configs.values()), settings.seeds), single.spec)
         demos = load_demonstrations(agent, settings, single)
         check_memory(agent, settings, self.config, single.spec, num_lanes, demos)
         self.loop, traced = make_loop(agent, settings, self.config, demos, num_lanes)
@@ -122,8 +122,15 @@ class _Program:
         self.schedule = before[0]["schedule"] if before else make_schedule(settings, len(configs))
         self.provenance = provenance()
         for record in self.records:
-            record.open(resolve(record.config, single.spec, settings.steps), self.schedule, self.provenance)
+            record.open(self.resolve(record.config, single.spec), self.schedule, self.provenance)
         self.training_seconds, self.training_steps = 0.0, 0
+
+    def resolve(self, config: Any, spec: EnvironmentSpec) -> Any:
+        """`resolve`, but for phases, which stay where they were when a run is resumed with more steps."""
+        config = resolve(config, spec, self.settings.steps)
+        before = (self.records[0].previous or {}).get("resolved_config", {})
+        kept = {name: before[name] for name in ("pretrain_steps",) if name in before}
+        return dataclasses.replace(config, **kept)
 
     def make_records(self, configs: Mapping[str, Any]) -> list[Record]:
         """A record per config. Raises UserError if a directory is taken, or holds something else."""
@@ -198,6 +205,8 @@ class _Program:
     def close(self) -> None:
         """Close the environments."""
         self.loop.close()
+        for record in self.records:
+            record.close()
         if not environments.is_in_graph(self.separate):
             self.separate.close()
 

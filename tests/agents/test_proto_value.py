@@ -1,6 +1,7 @@
 """Proto-value networks as an agent: what each phase moves, and what it leaves as it was."""
 
 import functools
+import json
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from agents import dqn, proto_value
 from offpolicy_jax import torsos
 from offpolicy_jax.environments import make
 from offpolicy_jax.errors import UserError
+from offpolicy_jax.training import Settings, train
 from offpolicy_jax.training.agent import resolve
 from offpolicy_jax.transition import ArraySpec, EnvironmentSpec
 from tests.agents.probing import assert_same, differ, random_experience
@@ -107,8 +109,22 @@ def test_rectified_indicators_are_an_option():
 
 
 def test_half_of_the_run_pre_trains_unless_said_otherwise():
-    assert resolve(proto_value.Config(), PIXELS.spec, 3_000).pretrain_steps == 1_500
-    assert resolve(proto_value.Config(pretrain_steps=70), PIXELS.spec, 3_000).pretrain_steps == 70
+    assert resolve(proto_value.Config(), PIXELS.spec, 6_000).pretrain_steps == 3_000
+    assert resolve(proto_value.Config(pretrain_steps=70), PIXELS.spec, 6_000).pretrain_steps == 70
+    config, state = begun(pretrain_steps=50)
+    with pytest.raises(UserError, match="more --steps") as error:
+        updated(config, state, 60)
+    assert "\n" not in str(error.value)
+
+
+def test_a_run_that_is_resumed_with_more_steps_keeps_its_phases(tmp_path):
+    run = Settings(PIXELS.spec.id, 40, 1, eval_every=40, eval_episodes=1, run_dir=str(tmp_path), progress=False)
+    config = proto_value.Config(dqn=INNER, **{k: v for k, v in SMALL.items() if k != "pretrain_steps"})
+    config = config.replace(learning_starts=8, threshold_steps=4)
+    train(proto_value, run, config)
+    train(proto_value, run.__class__(**vars(run) | {"steps": 80, "resume": True}), config)
+    document = json.loads((tmp_path / "config.json").read_text())
+    assert document["config"]["pretrain_steps"] == -1 and document["resolved_config"]["pretrain_steps"] == 20
 
 
 def test_fine_tuning_begins_with_the_features_and_moves_them():

@@ -292,7 +292,8 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path, capsys):
         ("evaluations.csv", "step,seed,return\n", "none of these runs has an evaluation yet"),
         ("evaluations.csv", "step,seed,return\n50,0,\n", "none of these runs has an evaluation yet"),
         ("summary.json", "{", "is not a run"),
-        ("config.json", "[]", "is not a run"),
+        ("config.json", "[]", "holds no run"),
+        ("config.json", "{", "is not a run"),
     ):
         bad = write_run(tmp_path / f"bad-{name}-{len(text)}-{text.count('9')}")
         (bad / name).write_text(text)
@@ -303,4 +304,4 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path, capsys):
     (tmp_path / "all/model/config.json").write_text('{"hidden_size": 8}')  # somebody else's
     write_run(tmp_path / "all/run")
     assert main([str(tmp_path / "all"), f"--out={tmp_path / 'out'}"]) == 0
-    assert "is not a run" in fails(tmp_path / "all/model")
+    assert "holds no run" in fails(tmp_path / "all/model")

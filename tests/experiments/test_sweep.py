@@ -144,9 +144,8 @@ def test_what_fails_fails_alone(tmp_path, capsys, monkeypatch):
     assert sweep.main(command) == 2 and "already holds a sweep" in capsys.readouterr().err
     assert sweep.main(["--resume", command[-1], "--grid=tau=0.5"]) == 2
     assert "drop that option" in capsys.readouterr().err
-    for other in ("--seeds=3", "--config.gamma=0.9", "--eval-every=20", "--num-envs=2"):
+    for other in ("--seeds=3", "--config.discount=0.9", "--eval-every=20", "--num-envs=2"):
         before = (tmp_path / "sweep/sweep.json").read_bytes()
-        other = other.replace("gamma", "discount")
         assert sweep.main([*command, "--resume", other]) == 2
         (line,) = capsys.readouterr().err.strip().splitlines()
         assert other.split("=")[0] in line and "drop that option" in line
@@ -178,8 +177,10 @@ def test_an_interrupted_sweep_says_how_it_goes_on(tmp_path, capsys, monkeypatch)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(sweep, "run", stop)
-    assert sweep.main(["--agents=sac"]) == 130
-    assert "--resume --run-dir=runs/sweep-" in capsys.readouterr().err
+    assert sweep.main(["--resume", f"--run-dir={tmp_path / 's'}"]) == 130
+    assert f"--resume --run-dir={tmp_path / 's'}" in capsys.readouterr().err
+    assert sweep.main(["--agents=sac", f"--run-dir={tmp_path / 'other'}"]) == 130
+    assert "nothing was begun" in capsys.readouterr().err
 
 
 def test_directories_that_are_taken(tmp_path, capsys):

@@ -422,15 +422,17 @@ def test_wandb_has_a_run_per_directory(tmp_path, monkeypatch):
 
     def init(**options):
         begun.append(options)
-        return types.SimpleNamespace(log=logged.append)
+        return types.SimpleNamespace(log=logged.append, finish=lambda: finished.append(options["id"]))
 
-    begun, logged = [], []
+    begun, logged, finished = [], [], []
     monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init))
     for parent in ("a", "b"):
         train(sac, settings(run_dir=str(tmp_path / parent / "tau=0.1"), log=("wandb",)), SMALL)
     assert begun[0]["name"] == begun[1]["name"] == "tau=0.1" and begun[0]["id"] != begun[1]["id"]
     assert all(options["reinit"] == "create_new" and "=" not in options["id"] for options in begun)
-    assert {name.split("/")[0] for row in logged for name in row if name != "step"} >= {"return"}
+    assert finished == [options["id"] for options in begun]
+    names = {name for row in logged for name in row}
+    assert {"evaluation/return/seed_0", "step"} <= names and not names & {"seed/seed_0", "step/seed_0"}
 
 
 def test_notebook_use_writes_nothing(tmp_path, monkeypatch):

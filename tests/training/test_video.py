@@ -73,11 +73,14 @@ def test_four_rooms_are_drawn_up_to_the_goal(tmp_path):
 
 
 def test_an_mp4_shows_what_a_gif_does(tmp_path):
-    imageio = pytest.importorskip("imageio.v2")
+    pytest.importorskip("imageio_ffmpeg")
+    import imageio.v2 as imageio
+
     for name in ("a.gif", "a.mp4"):
         video.film(tmp_path / name, jnp.zeros_like, "gridworld/FourRooms-v0", max_steps=5, pixels=64)
     shown, _ = frames(tmp_path / "a.gif")
-    film = [np.asarray(frame, int) for frame in imageio.get_reader(tmp_path / "a.mp4")]
+    with imageio.get_reader(tmp_path / "a.mp4") as reader:
+        film = [np.asarray(frame, int) for frame in reader]
     assert len(film) == 5 and 1 < len(shown) <= 5  # the GIF shows equal pictures once, for longer
     for i in (0, -1):
         assert film[i].shape == shown[i].shape and np.mean(np.abs(film[i] - shown[i])) < 10.0
