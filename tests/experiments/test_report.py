@@ -250,7 +250,7 @@ def test_more_arms_than_pictures_hold(tmp_path):
     pictures = re.findall(r"\]\(([^)]*\.png)\)", page)
     assert "at most 12 arms" in page and len(pictures) == 2 + 2 * 3
     assert all((tmp_path / "out" / name).exists() for name in pictures)
-    assert len(table(tmp_path / "out/final.csv")) == 15 and len(table(tmp_path / "out/probability.csv")) == 13 * 12 + 2
+    assert len(table(tmp_path / "out/final.csv")) == 15 and len(table(tmp_path / "out/probability.csv")) == 12 * 11 + 2
 
 
 def test_reference_scores(tmp_path):
