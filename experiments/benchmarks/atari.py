@@ -81,8 +81,8 @@ def measure(
     def curve(name: str, phase: list[dict[str, str]]) -> list[float]:
         return [float(f"{float(row[name]):.4g}") for row in phase]
 
-    first = [row for row in metrics if int(row["step"]) <= filled.pretrain_steps]
-    second = metrics[len(first) :]
+    first = [row for row in metrics if int(row["step"]) <= filled.pretrain_steps and row["tasks/loss"]]  # after warm-up
+    second = [row for row in metrics if int(row["step"]) > filled.pretrain_steps]
 
     return {
         **result.summary,
