@@ -72,6 +72,7 @@ def test_four_rooms_are_drawn_up_to_the_goal(tmp_path):
     assert len(shown) == distance[start] + 1 and np.array_equal(shown[0][2::4, 2::4, 0] > 128, four_rooms.WALLS)
 
 
+@pytest.mark.slow  # it starts ffmpeg
 def test_an_mp4_shows_what_a_gif_does(tmp_path):
     pytest.importorskip("imageio_ffmpeg")
     import imageio.v2 as imageio
