@@ -12,7 +12,7 @@ rectified ones. Metric: share of the tasks whose set holds less than p / 10 or m
 metrics tasks/dead and tasks/always_on count them; 10 seeds of networks and play, the same for both arms. Confirmed if
 the share is larger with the ReLU, at both rates. The correlation of tasks is not looked at.
 
-    python experiments/claims/proto_value_relu.py      (minutes)
+    python experiments/claims/proto_value_relu.py      (three minutes on two cores)
 """
 
 import functools
