@@ -212,7 +212,7 @@ def update(
             f"--config.pretrain_steps must be at least {config.dqn.n_step * replay.num_envs}, for dqn.n_step"
         )
     wait = config.learning_starts + (config.threshold_steps if config.tasks == "indicator" else 0)
-    if config.tasks != "none" and config.pretrain_steps <= wait:
+    if config.tasks != "none" and config.pretrain_steps < wait + unit:
         raise UserError(
             f"--config.pretrain_steps is {config.pretrain_steps} and learning starts after {wait} of them: ask for "
             "more --steps, or lower --config.learning_starts and --config.threshold_steps"

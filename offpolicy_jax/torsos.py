@@ -76,9 +76,8 @@ def torso(
 class Conv(nn.Module):
     """A convolution (B, H, W, C) -> (B, H', W', features), padded to "same".
 
-    On a CPU, and for small images, as patches through one matrix product. XLA's convolution is slow on a CPU within a
-    loop (gradients of Nature's layers, 32 images, one core: 42 ms alone and 602 in a scan; by patches 50 and 58; jaxlib
-    0.10.2), and bears `vmap` over seeds (kernels with a batch axis) worse.
+    On a CPU, and for small images, as patches through one matrix product. XLA's convolution is many times slower on a
+    CPU within a loop than alone (jaxlib 0.10.2), and bears `vmap` over seeds (kernels with a batch axis) worse.
     """
 
     features: int

@@ -203,7 +203,7 @@ class _Program:
         }
 
     def close(self) -> None:
-        """Close the environments."""
+        """Close the environments and the loggers."""
         self.loop.close()
         for record in self.records:
             record.close()

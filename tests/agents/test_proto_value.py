@@ -111,10 +111,11 @@ def test_rectified_indicators_are_an_option():
 def test_half_of_the_run_pre_trains_unless_said_otherwise():
     assert resolve(proto_value.Config(), PIXELS.spec, 6_000).pretrain_steps == 3_000
     assert resolve(proto_value.Config(pretrain_steps=70), PIXELS.spec, 6_000).pretrain_steps == 70
-    config, state = begun(pretrain_steps=50)
-    with pytest.raises(UserError, match="more --steps") as error:
-        updated(config, state, 60)
-    assert "\n" not in str(error.value)
+    for changes in ({"pretrain_steps": 50}, {"pretrain_steps": 57, "rollout_length": 8}):  # no update before control
+        config, state = begun(**changes)
+        with pytest.raises(UserError, match="more --steps") as error:
+            updated(config, state, 64)
+        assert "\n" not in str(error.value)
 
 
 def test_a_run_that_is_resumed_with_more_steps_keeps_its_phases(tmp_path):
