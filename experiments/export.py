@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
 def export_policy(run_dir: str, out: pathlib.Path, seed: Seed = "best") -> str:
     """Write the file; returns what to say of it."""
     run = open_run(run_dir, seed)
-    environment = environments.make(run.settings.env, 1, run.settings.atari)
+    environment = environments.make(run.settings.env, 1, run.settings.atari, run.settings.action_repeat)
     space = getattr(environment, "action_space", None)
     if space is None:
         raise UserError(f"{run.settings.env} has no Gymnasium space that says what its actions are")

@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
         jax.config.update("jax_debug_nans", command.debug_nans)
         if command.video:  # what cannot be filmed is said before hours of training
             video.check(_film(settings, command))
-            video.check_drawing(settings.env, settings.atari)
+            video.check_drawing(settings.env, settings.atari, settings.action_repeat)
         result = train(agents.load(name), settings, config)
     except UserError as error:
         print(f"run.py: {error}", file=sys.stderr)

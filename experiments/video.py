@@ -57,10 +57,11 @@ def video(
     """Write the film; returns what to say of it."""
     check(out, pixels)
     run = open_run(run_dir, seed)
-    check_drawing(run.settings.env, run.settings.atari)
+    check_drawing(run.settings.env, run.settings.atari, run.settings.action_repeat)
     policy = greedy(run.agent, run.config, run.learner, run.index, run.settings.absorbing_states)
     options = {"episodes": episodes, "seed": start, "max_steps": max_steps, "pixels": pixels}
-    returns = film(out, policy, run.settings.env, atari=run.settings.atari, **options)
+    options |= {"atari": run.settings.atari, "action_repeat": run.settings.action_repeat}
+    returns = film(out, policy, run.settings.env, **options)
     which = f"episode{'s' * (episodes > 1)} from seed {start}" + f" to {start + episodes - 1}" * (episodes > 1)
     listed = ", ".join(f"{value:.1f}" for value in returns)
     cut = f", cut after {max_steps} steps" if max_steps else ""

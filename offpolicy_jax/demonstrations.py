@@ -107,6 +107,7 @@ def save(dataset: str, environment: Any, episodes: Sequence[Episode], **metadata
     from minari.dataset.minari_storage import MinariStorage
 
     id, path = check_target(dataset)
+    repeat = environment.spec.action_repeat
     to_space = _to_space(environment.spec.action, environment.action_space)
     buffers = []
     for i, episode in enumerate(episodes):
@@ -132,7 +133,7 @@ def save(dataset: str, environment: Any, episodes: Sequence[Episode], **metadata
             action_space=environment.action_space,
             env_spec=_registered(environment.spec.id),
         )
-        storage.update_metadata({"dataset_id": id, "minari_version": __version__, **metadata})
+        storage.update_metadata({"dataset_id": id, "minari_version": __version__, "action_repeat": repeat, **metadata})
         storage.update_episodes(buffers)
         aside.rename(path)
     except OSError as error:
@@ -193,6 +194,8 @@ def _check_spaces(dataset: str, data: Any, environment: Any) -> None:
     for kind, other, own in (("observations", found[0], spec.observation), ("actions", found[1], spec.action)):
         if other != own:
             raise UserError(f"{dataset} does not fit {spec.id}: its {kind} are {_text(other)}, not {_text(own)}")
+    if (repeat := data.storage.metadata.get("action_repeat", spec.action_repeat)) != spec.action_repeat:
+        raise UserError(f"{dataset} was recorded with --action-repeat={repeat}, not {spec.action_repeat}")
     own = getattr(environment, "action_space", None)
     if own is None:
         raise UserError(f"{spec.id} names no action_space to read the actions of {dataset} by")

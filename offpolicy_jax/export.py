@@ -79,6 +79,7 @@ def save(
     discrete = np.issubdtype(action_space.dtype, np.integer)
     header = {
         "environment": spec.id,
+        "action_repeat": spec.action_repeat,
         **header,
         "observation": _describe(spec.observation),
         "action": {

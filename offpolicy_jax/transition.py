@@ -65,6 +65,7 @@ class EnvironmentSpec:
     observation: PyTree  # of ArraySpec
     action: ArraySpec
     max_episode_steps: int | None = None
+    action_repeat: int = 1  # how many of the environment's own steps one step of the agent takes
 
     @property
     def discrete(self) -> bool:

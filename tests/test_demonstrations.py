@@ -246,3 +246,11 @@ def test_a_terminated_episode_goes_on_in_the_absorbing_state():
     assert longer.actions.shape == (2, 1) and longer.actions[1] == 0.0 and longer.rewards[1] == 0.0
     data = transitions([longer])
     assert data.truncated.tolist() == [False, True] and not data.terminated.any()
+
+
+def test_other_action_repeats_are_refused(tmp_path):
+    path, twice = str(tmp_path / "pendulum-v0"), environments.make("Pendulum-v1", action_repeat=2)
+    save(path, twice, random_episodes(twice))
+    assert len(load(path, twice)) == 3
+    with pytest.raises(UserError, match="was recorded with --action-repeat=2, not 1"):
+        load(path, environments.make("Pendulum-v1"))

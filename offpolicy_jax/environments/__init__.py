@@ -27,6 +27,7 @@ __all__ = [
 
 Environment = InGraphEnvironment | HostEnvironment
 
+_IN_GRAPH = "phys2d/", "tabular/"
 _constructors: dict[str, Callable[[int], Environment]] = {}
 
 
@@ -35,15 +36,20 @@ def register(id: str, constructor: Callable[[int], Environment]) -> None:
     _constructors[id] = constructor
 
 
-def make(id: str, num_envs: int = 1, atari: "Conventions | None" = None) -> Environment:
+def make(id: str, num_envs: int = 1, atari: "Conventions | None" = None, action_repeat: int = 1) -> Environment:
     """Build an environment. `num_envs` is the size of a host environment; in-graph ones are vmapped by their driver.
 
     `atari`: how the games of `ALE/<Game>-v5` are played, if not by the defaults of `environments.atari`.
+    `action_repeat`: how many of the environment's own steps one step takes; its rewards are summed.
 
-    Raises UserError for an unknown id (naming the nearest known ones) and for unsupported spaces.
+    Raises UserError for an unknown id (naming the nearest known ones), for unsupported spaces, and where actions are
+    to be repeated but the environment is not one of Gymnasium's or dm_control's on the host.
     """
     if num_envs < 1:
         raise UserError(f"num_envs must be at least 1, not {num_envs}")
+    if action_repeat != 1 and (id in _constructors or id.startswith(("gridworld/", "minatar/", "ALE/", *_IN_GRAPH))):
+        instead = "; use --atari.frame-skip" if id.startswith("ALE/") else ""
+        raise UserError(f"--action-repeat is for Gymnasium's and dm_control's host environments, not {id}{instead}")
     if id in _constructors:
         return _constructors[id](num_envs)
     if id.startswith("gridworld/"):
@@ -70,7 +76,7 @@ def make(id: str, num_envs: int = 1, atari: "Conventions | None" = None) -> Envi
     if not _can_try(id):
         nearest = _nearest(id, known_ids())
         raise UserError(f"unknown environment {id!r}" + (f"; did you mean {' or '.join(nearest)}?" if nearest else ""))
-    return host.make_host(id, num_envs)
+    return host.make_host(id, num_envs, action_repeat=action_repeat)
 
 
 def with_absorbing(environment: Environment) -> Environment:
@@ -103,7 +109,7 @@ def known_ids() -> list[str]:
 def _in_graph_ids() -> list[str]:
     import gymnasium
 
-    return [id for id in gymnasium.registry if id.startswith(("phys2d/", "tabular/"))]
+    return [id for id in gymnasium.registry if id.startswith(_IN_GRAPH)]
 
 
 def _can_try(id: str) -> bool:

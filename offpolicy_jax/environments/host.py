@@ -29,16 +29,21 @@ from offpolicy_jax.transition import ArraySpec, EnvironmentSpec, PyTree
 
 
 def make_host(
-    id: str, num_envs: int, max_episode_steps: int | None = None, pixels: int | None = None
+    id: str,
+    num_envs: int,
+    max_episode_steps: int | None = None,
+    pixels: int | None = None,
+    action_repeat: int = 1,
 ) -> "LoopedEnvironment":
     """Build N copies of a Gymnasium id or of `dm_control/<domain>-<task>-v0`.
 
     `max_episode_steps` replaces the registered time limit; with `pixels`, which MuJoCo's pictures are wide and high,
-    the copies can be drawn. Raises UserError for an id that cannot be made (or drawn) here and for unsupported spaces.
+    the copies can be drawn. Each step takes `action_repeat` of the environment's own; a time limit that is no multiple
+    of it is rounded down. Raises UserError for an id that cannot be made (or drawn) here and for unsupported spaces.
     """
     make_one = _Suite if id.startswith("dm_control/") else _Gymnasium
     with _without_deprecations(id):
-        return LoopedEnvironment(id, [make_one(id, pixels) for _ in range(num_envs)], max_episode_steps)
+        return LoopedEnvironment(id, [make_one(id, pixels) for _ in range(num_envs)], max_episode_steps, action_repeat)
 
 
 @contextlib.contextmanager
@@ -85,7 +90,9 @@ class LoopedEnvironment:
     observation: PyTree
     """The observation to act on next, as returned last."""
 
-    def __init__(self, id: str, environments: list["Single"], max_episode_steps: int | None = None) -> None:
+    def __init__(
+        self, id: str, environments: list["Single"], max_episode_steps: int | None = None, action_repeat: int = 1
+    ) -> None:
         first = environments[0]
         self.num_envs = len(environments)
         observation = observation_spec(id, first.observation_space)
@@ -93,16 +100,20 @@ class LoopedEnvironment:
             frames = first.frames if first.get_state()[1] else 0  # a resumed run would break episodes off
             observation = jax.tree.map(lambda leaf: replace(leaf, frames=frames), observation)
         self._uncut = any(leaf.frames for leaf in jax.tree.leaves(observation) if leaf.dtype == np.uint8)
+        limit = max_episode_steps or first.max_episode_steps
+        if action_repeat < 1 or action_repeat > (limit or action_repeat):
+            raise UserError(f"--action-repeat of {id} must be from 1 to {limit}, not {action_repeat}")
         self.spec = EnvironmentSpec(
             id=id,
             observation=observation,
             action=action_spec(id, first.action_space),
-            max_episode_steps=max_episode_steps or first.max_episode_steps,
+            max_episode_steps=limit and limit // action_repeat,
+            action_repeat=action_repeat,
         )
         self.observation_space, self.action_space = first.observation_space, first.action_space
         self.observation = None
         self._environments = environments
-        self._steps = [environment.step for environment in environments]
+        self._steps = [_repeated(environment.step, action_repeat) for environment in environments]
         self._limit = self.spec.max_episode_steps or math.inf
         self._elapsed = [0] * self.num_envs
         self._to_space = _action_map(self.spec.action, first.action_space, self.num_envs)
@@ -171,7 +182,7 @@ class LoopedEnvironment:
     @property
     def frames_per_second(self) -> float:
         """Steps in a second of the environment's time."""
-        return self._environments[0].frames_per_second
+        return self._environments[0].frames_per_second / self.spec.action_repeat
 
     def render(self) -> np.ndarray:
         """A picture of the first environment, uint8 (height, width, 3). Raises UserError if it cannot be drawn here."""
@@ -384,6 +395,21 @@ class _Suite(Single):
         if self._viewer is not None:
             self._viewer.close()
         self._environment.close()
+
+
+def _repeated(step: Callable[[Any], Any], times: int) -> Callable[[Any], Any]:
+    """The step of one environment, so many times with the same action or until the episode ends; rewards summed."""
+
+    def repeated(action: Any) -> Any:
+        total = 0.0
+        for _ in range(times):
+            observation, reward, terminated, truncated, _ = step(action)
+            total += reward
+            if terminated or truncated:
+                break
+        return observation, total, terminated, truncated, None
+
+    return step if times == 1 else repeated
 
 
 def _cannot_make(id: str, error: Exception) -> UserError:

@@ -38,6 +38,9 @@ class Settings:
     """The first seed; the others follow it."""
     num_envs: int = 1
     """Parallel environments per seed."""
+    action_repeat: int = 1
+    """Repeat each action for so many of the environment's own steps, summing their rewards, on Gymnasium's and
+    dm_control's host environments; all steps of a run are counted in actions."""
     eval_every: int = 0
     """Steps between evaluations; 0: twenty evaluations."""
     eval_episodes: int = 10
@@ -81,13 +84,13 @@ Demonstrations are in the checkpoint; the dataset, wherever it is by now, only t
 
 def make_environment(settings: Settings, num_envs: int = 1) -> Any:
     """The environment of a run, in so many copies if it is on the host."""
-    environment = environments.make(settings.env, num_envs, settings.atari)
+    environment = environments.make(settings.env, num_envs, settings.atari, settings.action_repeat)
     return environments.with_absorbing(environment) if settings.absorbing_states else environment
 
 
 def check_settings(settings: Settings) -> None:
     """Raises UserError, one line, for settings that no run could use."""
-    limits = {"steps": 1, "seeds": 1, "seed": 0, "num_envs": 1, "eval_every": 0, "eval_episodes": 1}
+    limits = {"steps": 1, "seeds": 1, "seed": 0, "num_envs": 1, "action_repeat": 1, "eval_every": 0, "eval_episodes": 1}
     for name, low in {**limits, "checkpoint_every": 0, "demo_episodes": 0}.items():
         flag, value = "--" + name.replace("_", "-"), getattr(settings, name)
         if value < low:

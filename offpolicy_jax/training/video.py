@@ -30,6 +30,7 @@ def film(
     max_steps: int | None = None,
     pixels: int = 320,
     atari: Conventions | None = None,
+    action_repeat: int = 1,
 ) -> list[float]:
     """Write episodes of `env`, the first one from `seed`, the next from `seed` + 1, ..., and return their returns.
 
@@ -39,7 +40,7 @@ def film(
     """
     path = pathlib.Path(path)
     check(path, pixels)
-    stage, returns = _Stage(env, pixels, atari), []
+    stage, returns = _Stage(env, pixels, atari, action_repeat), []
     limit = stage.spec.max_episode_steps or UNLIMITED_EPISODE_STEPS
     every = max(1, round(stage.frames_per_second / FASTEST))
     choose = jax.jit(policy)
@@ -77,9 +78,9 @@ def check(path: str | os.PathLike[str], pixels: int = 320) -> None:
         raise UserError(f"the size of a picture must be from 16 to 2048 pixels, not {pixels}")
 
 
-def check_drawing(env: str, atari: Conventions | None = None) -> None:
+def check_drawing(env: str, atari: Conventions | None = None, action_repeat: int = 1) -> None:
     """Raises UserError if the environment cannot be drawn here; draws one frame."""
-    stage = _Stage(env, 64, atari)
+    stage = _Stage(env, 64, atari, action_repeat)
     try:
         stage.draw(stage.reset(0))
     finally:
@@ -89,13 +90,14 @@ def check_drawing(env: str, atari: Conventions | None = None) -> None:
 class _Stage:
     """One environment of either kind, with a leading axis of 1 on everything, that can be drawn."""
 
-    def __init__(self, env: str, pixels: int, atari: Conventions | None):
-        environment: Any = environments.make(env, 1, atari)
+    def __init__(self, env: str, pixels: int, atari: Conventions | None, action_repeat: int):
+        environment: Any = environments.make(env, 1, atari, action_repeat)
         self.draws_observations = hasattr(environment, "picture")
         if not self.draws_observations and not env.startswith("ALE/"):  # the emulator always has its screen
             from offpolicy_jax.environments.host import make_host
 
-            environment = make_host(env, 1, pixels=pixels)  # Gymnasium's in-graph ones are drawn by their host form
+            # Gymnasium's in-graph ones are drawn by their host form.
+            environment = make_host(env, 1, pixels=pixels, action_repeat=action_repeat)
         if self.draws_observations:
             self._begin, self._step = jax.jit(jax.vmap(environment.reset)), jax.jit(jax.vmap(environment.step))
         self.spec, self.frames_per_second = environment.spec, environment.frames_per_second

@@ -1,5 +1,6 @@
 """Host environments: agreement with Gymnasium and dm_control, endings, exact resume, spaces."""
 
+import dataclasses
 import io
 
 import gymnasium
@@ -9,6 +10,7 @@ import pytest
 from gymnasium import spaces
 from gymnasium.envs.registration import WrapperSpec
 
+from offpolicy_jax.environments import make
 from offpolicy_jax.environments.host import LoopedEnvironment, known_host_ids, make_host
 from offpolicy_jax.errors import UserError
 from offpolicy_jax.transition import ArraySpec
@@ -394,3 +396,39 @@ def test_known_ids():
     assert len(ids) == len(set(ids))
     assert {"HalfCheetah-v5", "CartPole-v1", "dm_control/walker-run-v0", "dm_control/humanoid_CMU-run-v0"} <= set(ids)
     assert not [id for id in ids if id.startswith(("phys2d/", "tabular/"))]
+
+
+@pytest.mark.parametrize("id", ["dm_control/cartpole-swingup-v0", "Hopper-v5", "CartPole-v1"])
+def test_a_repeated_action_is_so_many_steps_with_their_rewards_summed(id):
+    once, repeated = make_host(id, 1, max_episode_steps=100), make_host(id, 1, max_episode_steps=100, action_repeat=3)
+    assert repeated.spec == dataclasses.replace(once.spec, max_episode_steps=33, action_repeat=3)
+    assert repeated.frames_per_second == once.frames_per_second / 3
+    rng, ended = np.random.default_rng(0), 0
+    for host in (once, repeated):
+        host.reset(np.array([5]))
+    for _ in range(60):
+        actions, reward = random_actions(once, rng), np.zeros(1)
+        for _ in range(3):
+            step = once.step(actions)
+            reward += step.reward
+            if step.terminated[0]:
+                break
+        longer = repeated.step(actions)
+        np.testing.assert_allclose(longer.reward, reward, rtol=1e-6)
+        assert bits((longer.next_observation, longer.terminated)) == bits((step.next_observation, step.terminated))
+        if longer.truncated[0]:
+            break
+        ended += int(longer.terminated[0])
+    assert ended or longer.truncated[0]
+
+
+@pytest.mark.parametrize("repeat", [0, 51])
+def test_repeats_longer_than_an_episode_are_refused(repeat):
+    with pytest.raises(UserError, match=f"action-repeat of Pendulum-v1 must be from 1 to 50, not {repeat}"):
+        make_host("Pendulum-v1", 1, max_episode_steps=50, action_repeat=repeat)
+
+
+@pytest.mark.parametrize("id", ["phys2d/Pendulum-v0", "gridworld/FourRooms-v0", "ALE/Pong-v5"])
+def test_only_host_environments_repeat_actions(id):
+    with pytest.raises(UserError, match=f"action-repeat is for .* not {id}" + ("; use --atari.frame" * ("ALE" in id))):
+        make(id, action_repeat=2)
