@@ -49,7 +49,6 @@ steps, so the study of schedules says that AILBoost is insensitive here, not tha
 """
 
 import contextlib
-import dataclasses
 import pathlib
 import sys
 import tempfile
@@ -65,8 +64,9 @@ from offpolicy_jax.training import Settings, evaluation, read_finished, train, u
 from offpolicy_jax.training.plots import comparison
 
 TASKS, FIRST_SEED = ("cartpole-swingup", "walker-stand"), 10
-STEPS, EXPERT_STEPS, EPISODES = 160_000, 100_000, 10
+STEPS, EXPERT_STEPS, EPISODES, ACTION_REPEAT = 100_000, 96_000, 10, 2
 SIZES: dict[str, Any] = {"hidden_sizes": (128, 128), "batch_size": 128}
+EVERY_SECOND_STEP: dict[str, Any] = {"rollout_length": 2, "gradient_steps": 1}
 BOOSTING = {"alpha": 0.1, "bounded": True, "sac": sac.Config(**SIZES)}
 CLAIM = Claim(
     name="ailboost_dm_control",
@@ -80,10 +80,18 @@ CLAIM = Claim(
     arms={
         "AILBoost": Arm("ailboost", BOOSTING, "quick"),
         "AILBoost, 10 steps": Arm("ailboost", BOOSTING | {"discriminator_steps": 10}, "quick"),
-        "DAC": Arm("dac", {"sac": sac.Config(**SIZES), "discriminator_batch_size": 128}),
-        "IQ-Learn": Arm("iq_learn", SIZES),
-        "ValueDICE": Arm("value_dice", SIZES | {"gradient_steps": 1}),
-        "behaviour cloning": Arm("bc", SIZES),
+        "DAC": Arm(
+            "dac",
+            {
+                "sac": sac.Config(gradient_steps=1, **SIZES),
+                "rollout_length": 2,
+                "discriminator_hidden_sizes": (128, 128),
+                "discriminator_batch_size": 128,
+            },
+        ),
+        "IQ-Learn": Arm("iq_learn", SIZES | EVERY_SECOND_STEP),
+        "ValueDICE": Arm("value_dice", SIZES | EVERY_SECOND_STEP),
+        "behaviour cloning": Arm("bc", SIZES | EVERY_SECOND_STEP),
     },
     seeds=3,
 )
@@ -96,21 +104,30 @@ def demonstrate(task, quick, root):
     env, path = f"dm_control/{task}-v0", root / f"expert-{task}"
     dataset = root / f"{task}-expert-v0"
     steps = 1_100 if quick else EXPERT_STEPS
-    settings = Settings(env, steps, 1, 100, eval_every=steps // 5, progress=False, run_dir=str(path))
-    settings = dataclasses.replace(settings, resume=True)
+    settings = Settings(
+        env,
+        steps,
+        seeds=1,
+        seed=100,
+        action_repeat=ACTION_REPEAT,
+        eval_every=steps // (5 if quick else 8),
+        progress=False,
+        run_dir=str(path),
+        resume=True,
+    )
     config = sac.Config(hidden_sizes=(8,), learning_starts=1_000) if quick else sac.Config()
     result = read_finished(sac, settings, config) or unless_interrupted(train(sac, settings, config))
     if not dataset.exists():
         with contextlib.redirect_stdout(sys.stderr):
             if record.main([f"--run-dir={path}", f"--dataset={dataset}", f"--episodes={EPISODES}"]):
                 raise SystemExit(2)
-    recorded = demonstrations.load(str(dataset), environments.make(env))
+    recorded = demonstrations.load(str(dataset), environments.make(env, action_repeat=ACTION_REPEAT))
     return str(dataset), float(result.table["return"][-1]), np.array([e.rewards.sum() for e in recorded])
 
 
 def random_return(task, quick):
     """Mean return of uniformly random actions from the starts of evaluations."""
-    environment: Any = environments.make(f"dm_control/{task}-v0", EPISODES)
+    environment: Any = environments.make(f"dm_control/{task}-v0", EPISODES, action_repeat=ACTION_REPEAT)
     random = np.random.default_rng(0)
     environment.reset(evaluation.SEED + np.arange(EPISODES))
     shape = (EPISODES, *environment.spec.action.shape)
@@ -149,6 +166,7 @@ def _measure(seeds, quick, root, experts):
                 steps,
                 seeds,
                 FIRST_SEED,
+                action_repeat=ACTION_REPEAT,
                 eval_every=steps // (1 if quick else 5),
                 eval_episodes=1 if quick else EPISODES,
                 demos=dataset,

@@ -24,7 +24,7 @@ phase. LSPI: on the features of all cells (scaled to a mean square of 1), least-
 and move once (ridge 1e-5, 30 rounds); share of the 103 starts from which its policy reaches the goal. 10 seeds, from
 100 on. Confirmed if proto-value minus random is above zero in both; the other differences are reported and do not
 decide. Chosen on seeds 0 and 1 and on exact expectations over all cells: GELU; d, since more than 104 features would
-be a table; gamma, since with 0.99 LSPI fails even on 96 exact eigenvectors of the random walk (0.17 at the better of two
+be a table; gamma, since with 0.99 LSPI fails even on 96 exact eigenvectors of the random walk (0.17, the better of two
 ridges; with 0.9 on 24, 48, 64, 96 of them 0.31, 0.85, 1.00, 1.00); and the head's step size, of 3e-3 and 1e-2 the
 better one for both arms.
 

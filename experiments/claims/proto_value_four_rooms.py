@@ -4,15 +4,19 @@ Claim (Farebrother et al. 2023, arXiv 2304.12567; proto-value functions of Mahad
 serve the values of many random indicator tasks, learned by temporal differences, span the top d eigenvectors of the
 successor measure (I - gamma P)^-1, and come nearer to it with more tasks.
 
+Second version. The first (proto_value_four_rooms.json; tau 0.01, at most 2 000 tasks) stopped before it had converged:
+on a key of its own, d = 5, T = 2 000, the smallest cosine was 0.74 after 20 000 steps and 0.995 after 40 000; with tau
+0.05 it is 0.99 after 10 000. And 2 000 sets are few: with d = 10, features that have converged keep 0.85, 0.96, 0.98
+(three keys), as the sets drawn disagree with their expectation; with 10 000 sets 0.99 and 0.997 (two of them).
+
 Fixed before running. Four rooms, 104 cells, uniformly random moves (P is symmetric: its eigenvectors are its singular
 vectors); gamma 0.99. V_i(s) = phi(s)^T w_i, free tables phi (104, d) and w (d, T) from normal numbers / sqrt(d); T
 random sets that hold each cell with chance p = 0.1; the loss is `losses.proto_value`'s, with values of states in place
-of q, exact expectation over cells and moves, target network tau 0.01; Adam 3e-3, 20 000 steps. Metric: smallest cosine
-of the principal angles between span(phi) and the top d eigenvectors. Arms: T = 10, 100, 500, 2 000, for d = 5 and
-d = 10. 10 seeds of tables and tasks. Confirmed if T = 2 000 is above 0.95 for both d, and above T = 10 and T = 100.
-Steps and the largest T were chosen on a key that is not among the ten.
+of q, exact expectation over cells and moves, target network tau 0.05; Adam 3e-3, 20 000 steps. Metric: smallest cosine
+of the principal angles between span(phi) and the top d eigenvectors. Arms: T = 10, 100, 1 000, 10 000, for d = 5 and
+d = 10. 10 seeds of tables and tasks. Confirmed if T = 10 000 is above 0.95 for both d, and above T = 10 and T = 100.
 
-    python experiments/claims/proto_value_four_rooms.py      (ten minutes on two cores)
+    python experiments/claims/proto_value_four_rooms.py      (half an hour on two cores, estimated)
 """
 
 import sys
@@ -27,8 +31,8 @@ from offpolicy_jax.environments import four_rooms
 from offpolicy_jax.losses import proto_value as losses
 from offpolicy_jax.training.plots import comparison
 
-DISCOUNT, RATE, TAU, LEARNING_RATE, STEPS = 0.99, 0.1, 0.01, 3e-3, 20_000
-WIDTHS, TASKS = (5, 10), (10, 100, 500, 2_000)
+DISCOUNT, RATE, TAU, LEARNING_RATE, STEPS = 0.99, 0.1, 0.05, 3e-3, 20_000
+WIDTHS, TASKS = (5, 10), (10, 100, 1_000, 10_000)
 CLAIM = Claim(
     name="proto_value_four_rooms",
     claim="features that serve many random indicator tasks span the top eigenvectors of the successor measure, and "
@@ -39,6 +43,8 @@ CLAIM = Claim(
     held_equal="steps, optimiser, first tables, rate 0.1",
     arms={},
     seeds=10,
+    version=2,
+    why_again="it stopped before it had converged, and 2 000 sets are few",
 )
 
 
@@ -57,17 +63,16 @@ def learn(key, width, num_tasks, steps):
         "phi": jax.random.normal(phi_key, (cells, width)) / width**0.5,
         "w": jax.random.normal(w_key, (width, num_tasks)) / width**0.5,
     }
-    successor, nothing = jnp.asarray(four_rooms.SUCCESSOR), jnp.zeros(cells, bool)
+    walk, nothing = jnp.asarray(four_rooms.transition_matrix().mean(axis=0), jnp.float32), jnp.zeros(cells, bool)
     value = lambda params: params["phi"] @ params["w"]  # noqa: E731
 
     def step(_, carry):
         params, target, optimizer = carry
-        following = jnp.moveaxis(value(target)[successor], 1, 2)  # (cells, T, moves)
-        y = losses.td_target(cumulant, nothing, following, DISCOUNT)
+        following = value(target | {"phi": walk @ target["phi"]})  # (cells, T): the mean over moves
+        y = losses.td_target(cumulant, nothing, following[..., None], DISCOUNT)
         loss = lambda params: losses.td_loss(value(params)[..., None], jnp.zeros(cells, jnp.int32), y)  # noqa: E731
-        gradients = jax.tree.map(
-            lambda g: g * num_tasks, jax.grad(loss)(params)
-        )  # a sum over tasks, for Adam's epsilon
+        # A sum over tasks, for Adam's epsilon.
+        gradients = jax.tree.map(lambda g: g * num_tasks, jax.grad(loss)(params))
         new, optimizer = parameters.adam_step(gradients, optimizer, params, LEARNING_RATE)
         return new, parameters.polyak(target, params, TAU), optimizer
 
@@ -94,10 +99,10 @@ def measure(seeds, quick, root):
                 "smallest_cosine": cosines[width, tasks].min(axis=1).round(4).tolist(),
             }
         least = {tasks: cosines[width, tasks].min(axis=1) for tasks in TASKS}
-        effects.append(effect(f"cosine of T = 2 000 above 0.95, d = {width}", least[2_000], np.full(seeds, 0.95)))
+        effects.append(effect(f"cosine of T = 10 000 above 0.95, d = {width}", least[10_000], np.full(seeds, 0.95)))
         for few in (10, 100):
-            label = f"cosine of T = 2 000 minus T = {few}, d = {width}"
-            effects.append(effect(label, least[2_000], least[few], paired=True))
+            label = f"cosine of T = 10 000 minus T = {few}, d = {width}"
+            effects.append(effect(label, least[10_000], least[few], paired=True))
         panels[f"d = {width}"] = {
             "mean cosine": (TASKS, np.stack([cosines[width, t].mean(axis=1) for t in TASKS])),
             "smallest cosine": (TASKS, np.stack([least[t] for t in TASKS])),
