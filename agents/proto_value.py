@@ -93,9 +93,12 @@ class Config:
     """Steps of each parallel environment between updates."""
     gradient_steps: int = struct.field(pytree_node=False, default=1)
     """Gradient steps per update of the first phase; -1: one per environment step since the last update."""
-    dqn: q_learning.Config = q_learning.Config(n_step=5, batch_size=32, hidden_sizes=(256,), learning_starts=0)
-    """Of the second phase, whose steps count from its beginning; its torso and hidden_sizes are those of all networks.
-    Its replay_capacity and rollout_length have no effect."""
+    dqn: q_learning.Config = q_learning.Config(
+        n_step=5, batch_size=32, hidden_sizes=(256,), activation="gelu", learning_starts=0
+    )
+    """Of the second phase, whose steps count from its beginning; its torso, hidden_sizes and activation are the task
+    network's too (the paper's relu, in small networks, leaves most features dormant). Its replay_capacity and
+    rollout_length have no effect."""
 
 
 PRESETS = {

@@ -5,7 +5,7 @@ normaliser inside, a header beside. Who uses it needs neither the agents of this
 
     from offpolicy_jax.export import load
 
-    policy = load("policy.bin")     # policy.header says what it is
+    policy = load("policy.bin")     # policy.header says what it is, and for how many steps to hold an action
     action = policy(observation)    # as Gymnasium's or dm_control's environment gives and takes them
 
 Actions are in the environment's own bounds, not in [-1, 1]. Needs `pip install 'offpolicy-jax[export]'`.

@@ -48,12 +48,15 @@ def record(args: argparse.Namespace) -> str:
         raise UserError(f"{run.settings.env} has no Gymnasium spaces to describe a dataset by")
     episodes = rollouts(run.agent, environment, run.config, run.learner, run.index, args.episodes, args.sampled)
     returns = [float(np.sum(e.rewards)) for e in episodes]
+    repeat = run.settings.action_repeat
     demonstrations.save(
         args.dataset,
         environment,
         episodes,
         algorithm_name=run.name,
-        description=f"{'sampled' if args.sampled else 'greedy'} actions on {run.settings.env}, step {run.step}, "
+        description=f"{'sampled' if args.sampled else 'greedy'} actions on {run.settings.env}, "
+        + f"each held for {repeat} steps, " * (repeat > 1)
+        + f"step {run.step}, "
         f"seed {run.seed}; mean return {np.mean(returns):.1f}; offpolicy_jax {provenance()['commit']}",
     )
     steps = sum(len(e.rewards) for e in episodes)

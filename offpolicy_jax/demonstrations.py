@@ -33,8 +33,8 @@ class Episode(NamedTuple):
 def load(dataset: str, environment: Any, episodes: int = 0) -> list[Episode]:
     """The first `episodes` episodes (0: all) of a Minari dataset, by id or path, for such an environment.
 
-    Raises UserError, one line, for a dataset that does not exist, has other spaces or too few episodes, or holds
-    numbers that are not finite.
+    Raises UserError, one line, for a dataset that does not exist, has other spaces, another action repeat (1, if its
+    metadata do not name it) or too few episodes, or holds numbers that are not finite.
     """
     data = _open(dataset)
     spec: EnvironmentSpec = environment.spec
@@ -194,8 +194,11 @@ def _check_spaces(dataset: str, data: Any, environment: Any) -> None:
     for kind, other, own in (("observations", found[0], spec.observation), ("actions", found[1], spec.action)):
         if other != own:
             raise UserError(f"{dataset} does not fit {spec.id}: its {kind} are {_text(other)}, not {_text(own)}")
-    if (repeat := data.storage.metadata.get("action_repeat", spec.action_repeat)) != spec.action_repeat:
-        raise UserError(f"{dataset} was recorded with --action-repeat={repeat}, not {spec.action_repeat}")
+    if (repeat := data.storage.metadata.get("action_repeat", 1)) != spec.action_repeat:
+        raise UserError(
+            f"{dataset} was recorded with --action-repeat={repeat}, not {spec.action_repeat}: use that one (a dataset "
+            "from elsewhere says so by action_repeat in its metadata)"
+        )
     own = getattr(environment, "action_space", None)
     if own is None:
         raise UserError(f"{spec.id} names no action_space to read the actions of {dataset} by")

@@ -32,7 +32,8 @@ class Policy:
     """A policy from a file: call it with observations as the environment gives them."""
 
     header: dict[str, Any]
-    """Environment, agent, seed, step, return, action bounds, versions, commit, and whatever else the writer put in."""
+    """Environment, action_repeat (for how many of its steps to hold an action), agent, seed, step, return, action
+    bounds, versions, commit, and whatever else the writer put in."""
     _call: Callable[[PyTree], jax.Array] = dataclasses.field(repr=False)
     _observation: PyTree = dataclasses.field(repr=False)  # of ArraySpec
 

@@ -252,5 +252,13 @@ def test_other_action_repeats_are_refused(tmp_path):
     path, twice = str(tmp_path / "pendulum-v0"), environments.make("Pendulum-v1", action_repeat=2)
     save(path, twice, random_episodes(twice))
     assert len(load(path, twice)) == 3
-    with pytest.raises(UserError, match="was recorded with --action-repeat=2, not 1"):
-        load(path, environments.make("Pendulum-v1"))
+    once = environments.make("Pendulum-v1")
+    with pytest.raises(UserError, match="was recorded with --action-repeat=2, not 1: use that one"):
+        load(path, once)
+    metadata = pathlib.Path(path) / "data" / "metadata.json"
+    silent = json.loads(metadata.read_text())
+    del silent["action_repeat"]  # as in datasets from elsewhere: every step had an action of its own
+    metadata.write_text(json.dumps(silent))
+    assert len(load(path, once)) == 3
+    with pytest.raises(UserError, match="was recorded with --action-repeat=1, not 2"):
+        load(path, twice)

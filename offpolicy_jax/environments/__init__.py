@@ -18,6 +18,7 @@ __all__ = [
     "HostEnvironment",
     "InGraphEnvironment",
     "Step",
+    "check_action_repeat",
     "is_in_graph",
     "known_ids",
     "make",
@@ -47,9 +48,7 @@ def make(id: str, num_envs: int = 1, atari: "Conventions | None" = None, action_
     """
     if num_envs < 1:
         raise UserError(f"num_envs must be at least 1, not {num_envs}")
-    if action_repeat != 1 and (id in _constructors or id.startswith(("gridworld/", "minatar/", "ALE/", *_IN_GRAPH))):
-        instead = "; use --atari.frame-skip" if id.startswith("ALE/") else ""
-        raise UserError(f"--action-repeat is for Gymnasium's and dm_control's host environments, not {id}{instead}")
+    check_action_repeat(id, action_repeat)
     if id in _constructors:
         return _constructors[id](num_envs)
     if id.startswith("gridworld/"):
@@ -77,6 +76,13 @@ def make(id: str, num_envs: int = 1, atari: "Conventions | None" = None, action_
         nearest = _nearest(id, known_ids())
         raise UserError(f"unknown environment {id!r}" + (f"; did you mean {' or '.join(nearest)}?" if nearest else ""))
     return host.make_host(id, num_envs, action_repeat=action_repeat)
+
+
+def check_action_repeat(id: str, action_repeat: int) -> None:
+    """Raises UserError if an environment of this kind cannot repeat actions."""
+    if action_repeat != 1 and (id in _constructors or id.startswith(("gridworld/", "minatar/", "ALE/", *_IN_GRAPH))):
+        instead = "; use --atari.frame-skip" if id.startswith("ALE/") else ""
+        raise UserError(f"--action-repeat is for Gymnasium's and dm_control's host environments, not {id}{instead}")
 
 
 def with_absorbing(environment: Environment) -> Environment:

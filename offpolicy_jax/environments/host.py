@@ -102,7 +102,8 @@ class LoopedEnvironment:
         self._uncut = any(leaf.frames for leaf in jax.tree.leaves(observation) if leaf.dtype == np.uint8)
         limit = max_episode_steps or first.max_episode_steps
         if action_repeat < 1 or action_repeat > (limit or action_repeat):
-            raise UserError(f"--action-repeat of {id} must be from 1 to {limit}, not {action_repeat}")
+            most = f"from 1 to {limit}" if limit else "at least 1"
+            raise UserError(f"--action-repeat of {id} must be {most}, not {action_repeat}")
         self.spec = EnvironmentSpec(
             id=id,
             observation=observation,
@@ -195,6 +196,7 @@ class LoopedEnvironment:
         captured = [environment.get_state() for environment in self._environments]
         document = {
             "id": self.spec.id,
+            "action_repeat": self.spec.action_repeat,
             "exact": all(complete for _, complete in captured),
             "elapsed": self._elapsed,
             "environments": [content for content, _ in captured],
@@ -208,14 +210,16 @@ class LoopedEnvironment:
     def set_state(self, state: dict[str, np.ndarray]) -> None:
         """Continue from `get_state()`; `observation` is then the one to act on next.
 
-        Raises UserError for the state of another environment, number of environments or version of MuJoCo, and
-        ValueError where the physics have lost their float64.
+        Raises UserError for the state of another environment, action repeat, number of environments or version of
+        MuJoCo, and ValueError where the physics have lost their float64.
         """
         state = {name: np.asarray(array) for name, array in state.items()}
         document = host_state.from_bytes(state["environments"])
         saved = document["id"], len(document["elapsed"])
         if saved != (self.spec.id, self.num_envs):
             raise UserError(f"the saved state is of {saved[1]} x {saved[0]}, not {self.num_envs} x {self.spec.id}")
+        if (repeat := document.get("action_repeat", 1)) != self.spec.action_repeat:  # once, none was saved
+            raise UserError(f"the saved state is of action repeat {repeat}, not {self.spec.action_repeat}")
         if self._physics:
             self._physics.check(state, document["layout"])
         for environment, content in zip(self._environments, document["environments"], strict=True):

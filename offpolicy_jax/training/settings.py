@@ -40,7 +40,8 @@ class Settings:
     """Parallel environments per seed."""
     action_repeat: int = 1
     """Repeat each action for so many of the environment's own steps, summing their rewards, on Gymnasium's and
-    dm_control's host environments; all steps of a run are counted in actions."""
+    dm_control's host environments. All steps of a run, and its discounts, are then per action; a time limit that is no
+    multiple is rounded down."""
     eval_every: int = 0
     """Steps between evaluations; 0: twenty evaluations."""
     eval_episodes: int = 10
@@ -104,6 +105,7 @@ def check_settings(settings: Settings) -> None:
     check_conventions(settings.atari)
     if settings.atari != DOPAMINE and not settings.env.startswith("ALE/"):
         raise UserError(f"--atari.… is for environments ALE/<Game>-v5, not {settings.env}")
+    environments.check_action_repeat(settings.env, settings.action_repeat)
     if settings.resume and settings.run_dir is None:
         raise UserError("--resume needs --run-dir: which run shall go on?")
     if unknown := [name for name in settings.log if name not in LOGGERS]:

@@ -10,8 +10,8 @@ import pytest
 from gymnasium import spaces
 from gymnasium.envs.registration import WrapperSpec
 
-from offpolicy_jax.environments import make
-from offpolicy_jax.environments.host import LoopedEnvironment, known_host_ids, make_host
+from offpolicy_jax.environments import make, with_absorbing
+from offpolicy_jax.environments.host import LoopedEnvironment, _repeated, known_host_ids, make_host
 from offpolicy_jax.errors import UserError
 from offpolicy_jax.transition import ArraySpec
 
@@ -420,6 +420,31 @@ def test_a_repeated_action_is_so_many_steps_with_their_rewards_summed(id):
             break
         ended += int(longer.terminated[0])
     assert ended or longer.truncated[0]
+
+
+@pytest.mark.parametrize(("terminated", "truncated"), [(True, False), (False, True)])
+def test_no_step_is_taken_after_an_ending_within_a_repeat(terminated, truncated):
+    calls = []
+
+    def step(action):
+        calls.append(action)
+        ends = len(calls) == 2
+        return len(calls), 1.5, ends and terminated, ends and truncated, None
+
+    assert _repeated(step, 5)("a") == (2, 3.0, terminated, truncated, None) and calls == ["a", "a"]
+
+
+def test_a_state_of_another_repeat_is_refused():
+    once, twice = make_host("Pendulum-v1", 1), make_host("Pendulum-v1", 1, action_repeat=2)
+    for each in (once, twice):
+        each.reset(np.array([0]))
+    with pytest.raises(UserError, match="is of action repeat 1, not 2"):
+        twice.set_state(once.get_state())
+
+
+def test_absorbing_states_come_with_repeats():
+    both = with_absorbing(make("Hopper-v5", action_repeat=4))
+    assert both.spec.action_repeat == 4 and both.spec.max_episode_steps == 251
 
 
 @pytest.mark.parametrize("repeat", [0, 51])
