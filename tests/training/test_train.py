@@ -617,7 +617,10 @@ def test_differences_are_named_like_the_flags_of_nested_values():
         ("--config.target.hidden_sizes", [8], [8, 8]),
         ("--seeds", 2, 3),
     ]
-    del previous["config"]["target"]["clip"]  # a run of an older version
+    del previous["settings"]["action_repeat"]  # a run of an older version
+    assert list(differences(previous, document(NESTED))) == []
+    assert list(differences(previous, document(NESTED, action_repeat=2))) == [("--action-repeat", 1, 2)]
+    del previous["config"]["target"]["clip"]
     assert list(differences(previous, document(NESTED))) == [("--config.target.clip", "(absent)", 0.2)]
 
 
