@@ -11,9 +11,9 @@ each task; ten greedy episodes are recorded, the first is the demonstration. Arm
                           warm-up   updates of the policy   of the discriminator
     AILBoost with SAC       1 000           49 000          5 000 (512 + 512 pairs, lr 1e-3, 64 x 64 ReLU)
     the same, 10 steps      1 000           49 000            500
-    DAC with SAC            1 000           49 500         49 500 (128 + 128 pairs, lr 1e-3, 128 x 128 tanh)
-    IQ-Learn                1 000           49 500
-    ValueDICE               2 000           49 000          its moments of observations are the replay's
+    DAC with SAC            1 000           49 501         49 501 (128 + 128 pairs, lr 1e-3, 128 x 128 tanh)
+    IQ-Learn                1 000           49 501
+    ValueDICE               2 000           49 001          its moments of observations are the replay's
     behaviour cloning           0           50 000          (and no data of the environment)
 
 AILBoost's roll-outs count as environment steps: half of its steps after the warm-up come without an update, and the

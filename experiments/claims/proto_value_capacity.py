@@ -113,7 +113,7 @@ def measure(seeds, quick, root):
     measurements = {}
     for d, t in grid[: 1 if quick else None]:
         label = f"d = {d}, T = {t}"
-        path = root / f"{label}.json" if root else None
+        path = root / f"{label}, {seeds} seeds.json" if root else None
         if path is None or not path.exists():
             print(f"{CLAIM.name}: {label}", file=sys.stderr, flush=True)
             one = lambda key, d=d, t=t: probe(learn(key, t, d, steps), targets, held_out)  # noqa: E731

@@ -7,6 +7,7 @@ Second version. In the first (proto_value_control.json) the rectified units of t
 features of its proto-value arm had rank 0 for all seeds, those of `cumulant` next to none. They die at any step size
 from 1e-4 to 1e-3, also with exact expectations over all cells, and with heads that begin at the values' mean: 80 % of
 64 units or more are dormant after 2 000 steps. Rectified units that die do not come back; with GELU none dies.
+New are also the heads' gamma (it was 0.99), d (32), batches, step sizes, phases, and LSPI.
 
 Fixed before running. gridworld/FourRoomsPixels-v0 (reward 1 in the goal's cell, 200 steps at most). First phase, 16 384
 steps: uniformly random moves are collected and a network (16 filters, one hidden layer of d = 64 units, the features,

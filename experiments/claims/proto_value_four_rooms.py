@@ -14,8 +14,8 @@ vectors); gamma 0.99. V_i(s) = phi(s)^T w_i, free tables phi (104, d) and w (d, 
 random sets that hold each cell with chance p = 0.1; the loss is `losses.proto_value`'s, with values of states in place
 of q, exact expectation over cells and moves, target network tau 0.05; Adam 3e-3, 20 000 steps. Metric: smallest cosine
 of the principal angles between span(phi) and the top d eigenvectors. Arms: T = 10, 100, 1 000, 10 000, for d = 5 and
-d = 10. 10 seeds of tables and tasks,
-other ones than the first version's. Confirmed if T = 10 000 is above 0.95 for both d, and above T = 10 and T = 100.
+d = 10. 10 seeds of tables and tasks, other ones than the first version's. Confirmed if T = 10 000 is above 0.95 for
+both d, and above T = 10 and T = 100.
 
     python experiments/claims/proto_value_four_rooms.py      (half an hour on two cores, estimated)
 """

@@ -205,6 +205,7 @@ def test_the_papers_preset_fits_together():
     frames = ArraySpec((84, 84, 4), np.dtype(np.uint8), frames=4)
     spec = EnvironmentSpec("ALE/Pong-v5", frames, ArraySpec((), np.dtype(np.int32), num_values=6), 27_000)
     config = proto_value.PRESETS["paper"]
+    assert config.dqn.activation == "relu" and proto_value.Config().dqn.activation == "gelu"
     state = jax.eval_shape(lambda key: proto_value.init(config, spec, key), jax.random.key(0))
     size = sum(x.size for x in jax.tree.leaves(state.params))
     assert size == IMPALA + 4097 * 100 * 6

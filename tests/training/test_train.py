@@ -42,6 +42,12 @@ def same(a, b):
     return all(np.array_equal(np.asarray(x), np.asarray(y)) for x, y in leaves)
 
 
+def test_runs_and_their_evaluations_repeat_actions():
+    asked = settings(env="Pendulum-v1", action_repeat=8, steps=60, eval_every=30, eval_episodes=1)
+    table = train(sac, asked, SMALL).table
+    assert table["step"].tolist() == [30, 30, 60, 60] and table["length"].tolist() == [25] * 4
+
+
 BACKENDS = pytest.mark.parametrize("env", ["probe/in-graph", "probe/host", "phys2d/Pendulum-v0", "InvertedPendulum-v5"])
 
 
