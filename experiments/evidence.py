@@ -69,6 +69,9 @@ RUNS = {
     ),
     "dqn_breakout": Evidence("dqn", BREAKOUT, 5, "mean", preset="minatar"),
     "sac_pendulum": Evidence("sac", PENDULUM, -200, "iqm"),
+    "sac_pendulum_256_seeds": Evidence(
+        "sac", dataclasses.replace(PENDULUM, seeds=256, seed=1_000, checkpoint_every=10_000), -200, "iqm"
+    ),
     "sac_half_cheetah": Evidence("sac", CHEETAH, 4_000, "mean"),
     "sac_cartpole_swingup": Evidence(
         "sac", Settings(env="dm_control/cartpole-swingup-v0", steps=100_000, seeds=2, eval_every=10_000), 750, "mean"
@@ -153,7 +156,10 @@ def write_index() -> None:
     for name in sorted(RUNS):
         if (path := RESULTS / f"{name}.json").exists():
             document = json.loads(path.read_text())
-            returns = ", ".join(f"{x:.0f}" for x in document["final_return"].values())
+            finals = list(document["final_return"].values())
+            returns = ", ".join(f"{x:.0f}" for x in finals)
+            if len(finals) > 10:
+                returns = f"{min(finals):.0f} to {max(finals):.0f}"
             verdict = "met" if document["met"] else "**not met**"
             lines.append(
                 f"| [`{name}`]({name}.json) on {document['env']} | {document['value']:.1f} (seeds: {returns}) "
