@@ -65,6 +65,7 @@ def tabular_sampling_error(counts: jax.Array, log_probs: jax.Array) -> jax.Array
     return jnp.sum(counts * gap, axis=(-2, -1)) / jnp.maximum(jnp.sum(visits, axis=(-2, -1)), 1.0)
 
 
+@linalg.in_float32
 def sampling_error(log_prob: Callable[[T], jax.Array], params: T, mask: jax.Array, iterations: int = 100) -> jax.Array:
     """Sampling error of data D against a policy, in nats: max_w E_D[log pi_w(a|s)] - E_D[log pi(a|s)] (PROPS).
 
@@ -137,6 +138,7 @@ def feature_statistics(features: jax.Array) -> dict[str, jax.Array]:
     return {"srank": srank, "effective_rank": rank, "dormant": dormant_units(features), "norm": norm}
 
 
+@linalg.in_float32
 def linear_probe_error(
     features: jax.Array, targets: jax.Array, ridge: float = 1e-6, held_out: jax.Array | None = None
 ) -> jax.Array:
@@ -157,6 +159,7 @@ def linear_probe_error(
     return residual / (tested @ jnp.square(targets - mean(targets, tested)))
 
 
+@linalg.in_float32
 def principal_cosines(a: jax.Array, b: jax.Array) -> jax.Array:
     """Cosines of the principal angles between the spans of a (n, d) and b (n, e), largest first, (min(d, e),).
 

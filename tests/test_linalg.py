@@ -1,4 +1,7 @@
-"""Decompositions: NumPy's numbers under vmap, and never a batch of matrices in one LAPACK call, which can hang."""
+"""Decompositions: NumPy's numbers under vmap, and never a batch of matrices in one LAPACK call, which can hang.
+
+Products around them are in float32 on any device.
+"""
 
 import re
 
@@ -62,6 +65,28 @@ def test_no_lapack_call_has_a_batch(name):
     program, arguments = PROGRAMS[name]
     ranks = lapack_ranks(jax.vmap(program), arguments)
     assert ranks and set(ranks) == {2}
+
+
+def products(program, arguments):
+    """The precision of each matrix product of a program, as it is written for a device."""
+    text = jax.jit(program).lower(*arguments).as_text()
+    return [re.search(r"precision = \[(\w+), ", line) for line in text.splitlines() if "dot_general" in line]
+
+
+LOG_PROB = lambda w: jax.nn.log_softmax(FEATURES[0] @ w)[:, 0]  # noqa: E731
+LEAST_SQUARES = {name: PROGRAMS[name] for name in ("probe", "cosines", "lspi")} | {
+    "sampling error": (lambda w: diagnostics.sampling_error(LOG_PROB, w, jnp.ones(20), 3), (jnp.ones((3, 2)),))
+}
+
+
+@pytest.mark.parametrize("name", LEAST_SQUARES)
+def test_products_are_in_float32_on_any_device(name):
+    program, arguments = LEAST_SQUARES[name]
+    if name != "sampling error":
+        arguments = [x[0] for x in arguments]
+    found = products(program, arguments)
+    assert found and all(precision and precision[1] == "HIGHEST" for precision in found)
+    assert all(precision is None or precision[1] == "DEFAULT" for precision in products(jnp.dot, (A[0, 0], A[0, 0])))
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="LAPACK is the CPU's")

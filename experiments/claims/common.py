@@ -18,6 +18,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 import agents
@@ -157,7 +158,8 @@ def main(claim: Claim, document: str | None, measure: Callable[..., tuple[dict, 
     name = claim.record + f"_seeds{count}" * (count != claim.seeds)  # another protocol is another record
     root = None if args.quick else args.run_dir or pathlib.Path("runs/claims") / name
     try:
-        measurements, effects, draw = measure(count, args.quick, root)
+        with jax.default_matmul_precision("highest"):  # float32 on every device, as on a CPU
+            measurements, effects, draw = measure(count, args.quick, root)
     except UserError as error:
         print(f"{claim.name}: {error}", file=sys.stderr)
         return 2

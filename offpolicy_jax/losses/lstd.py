@@ -17,6 +17,7 @@ from offpolicy_jax import linalg
 from offpolicy_jax.transition import Transition
 
 
+@linalg.in_float32
 def lstd_q(
     features: jax.Array,
     action: jax.Array,
@@ -43,6 +44,7 @@ def lstd_q(
     return linalg.solve(matrix, psi.T @ reward / n).reshape(num_actions, d).T
 
 
+@linalg.in_float32
 def lspi(
     features: jax.Array,
     action: jax.Array,
