@@ -51,6 +51,7 @@ CONFIG = proto_value.Config(
         batch_size=32,
         torso="nature",
         hidden_sizes=(256,),
+        activation="gelu",
         huber_delta=1.0,
         target_period=2_000,
         learning_starts=0,

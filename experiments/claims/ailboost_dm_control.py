@@ -6,7 +6,8 @@ than DAC, and it is robust to the number of discriminator steps per round.
 Fixed before running. Tasks: cartpole-swingup and walker-stand, with each action held for two steps, as in the released
 code; all steps below are of the agent, 500 to an episode. Experts: SAC at its defaults, 96 000 steps, seed 100, one for
 each task; ten greedy episodes are recorded, the first is the demonstration. Arms, 100 000 steps; actors and critics of
-128 x 128, batches of 128; as in the released code and its baselines, one update for two steps; seeds 20 to 22:
+128 x 128, batches of 128; one update for two of all steps (the released code: for two steps of training or of DAC, so
+that its AILBoost has half as many updates as its DAC); seeds 20 to 22:
 
                           warm-up   updates of the policy   of the discriminator
     AILBoost with SAC       1 000           49 000          5 000 (512 + 512 pairs, lr 1e-3, 64 x 64 ReLU)
