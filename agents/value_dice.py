@@ -3,8 +3,9 @@
 One gradient step descends J (with a penalty on the slope of nu) and climbs it with the policy, both from the same
 parameters, as in the public code. That code makes five steps per environment step, regularises the actor's weights
 towards orthogonality, and standardises observations by the demonstrations (`--normalize-observations` does it by all
-that the policy met); the regularisation is left out. Values never stop here: where episodes terminate it needs
-`--absorbing-states` (that code appends ten absorbing transitions to such an episode, here it is one).
+that the policy met); the regularisation is left out. Values never stop here: where demonstrations terminate it needs
+`--absorbing-states` (that code appends ten absorbing transitions to such an episode, here it is one). Where only the
+policy's own episodes do, and there are none, nu is 0 behind their end.
 """
 
 from dataclasses import replace
@@ -89,7 +90,8 @@ def gradient_step(
     def differences(params, actor, batch, key):
         now = joined(batch.observation, batch.action)
         later = inputs(actor, batch.next_observation, key)
-        return nu(params, now) - config.discount * nu(params, later), jnp.concatenate([now, later])
+        following = jnp.where(batch.terminated, 0.0, nu(params, later))
+        return nu(params, now) - config.discount * following, jnp.concatenate([now, later])
 
     def objective(params, actor):
         of_expert, expert_inputs = differences(params, actor, expert, expert_key)

@@ -41,12 +41,11 @@ def record(args: argparse.Namespace) -> str:
         raise UserError(f"--episodes must be at least 1, not {args.episodes}")
     demonstrations.check_target(args.dataset)
     run = open_run(args.run_dir, "first" if args.seed is None else args.seed)
-    if run.settings.absorbing_states:
-        raise UserError("the policy of a run with --absorbing-states cannot be recorded: it observes their indicator")
     environment = environments.make(run.settings.env, args.episodes, run.settings.atari, run.settings.action_repeat)
     if not hasattr(environment, "action_space"):
         raise UserError(f"{run.settings.env} has no Gymnasium spaces to describe a dataset by")
-    episodes = rollouts(run.agent, environment, run.config, run.learner, run.index, args.episodes, args.sampled)
+    options = args.episodes, args.sampled, run.settings.absorbing_states
+    episodes = rollouts(run.agent, environment, run.config, run.learner, run.index, *options)
     returns = [float(np.sum(e.rewards)) for e in episodes]
     repeat = run.settings.action_repeat
     demonstrations.save(

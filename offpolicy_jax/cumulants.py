@@ -53,7 +53,8 @@ def evaluate(
     """
     leaf = jax.tree.leaves(observation)[0]
     if kind == "hash":
-        r = losses.hash_indicators(drawn, leaf.reshape(len(leaf), -1), jnp.round(1.0 / rate))
+        bins = jnp.maximum(2.0, jnp.round(1.0 / rate))  # in one bin there would be every state
+        r = losses.hash_indicators(drawn, leaf.reshape(len(leaf), -1), bins)
         return r, r
     if kind in ("behaviour", "none"):
         nothing = jnp.zeros((len(leaf), len(thresholds)))

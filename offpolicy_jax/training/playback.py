@@ -57,13 +57,15 @@ def greedy(
     """
     config, state, normalizer = _of_seed(config, learner, index)
 
-    def policy(observation: PyTree) -> jax.Array:
-        if absorbing:
-            copies = jax.tree.leaves(observation)[0].shape[0]
-            observation = with_indicator(observation, jnp.zeros(copies, bool), jnp)
-        return agent.policy(config, state, normalize_observation(normalizer, observation))
+    return lambda observation: agent.policy(config, state, _seen(observation, normalizer, absorbing))
 
-    return policy
+
+def _seen(observation: PyTree, normalizer: Normalizer | None, absorbing: bool) -> PyTree:
+    """What the agent is given of observations (N, ...)."""
+    if absorbing:
+        copies = jax.tree.leaves(observation)[0].shape[0]
+        observation = with_indicator(observation, jnp.zeros(copies, bool), jnp)
+    return normalize_observation(normalizer, observation)
 
 
 def _of_seed(config: Any, learner: Learner, index: int) -> tuple[Any, Any, Normalizer | None]:
@@ -81,16 +83,17 @@ def rollouts(
     index: int,
     episodes: int,
     sampled: bool = False,
+    absorbing: bool = False,
 ) -> list[Episode]:
     """Episodes of the seed at `index` in the learner, by greedy or sampled actions, from fixed starts.
 
-    `environment` is in-graph, or a host environment of as many copies as episodes.
+    `environment` is in-graph, or a host environment of as many copies as episodes. `absorbing`: as for `greedy`.
     """
     config, state, normalizer = _of_seed(config, learner, index)
 
     @jax.jit
     def choose(observation, key):
-        observation = normalize_observation(normalizer, observation)
+        observation = _seen(observation, normalizer, absorbing)
         if sampled:
             return agent.act(config, state, observation, learner.step, key)[0]
         return agent.policy(config, state, observation)

@@ -66,17 +66,21 @@ def learning_curve(
         else:
             mean, low, high = _aggregate(returns)
             _line(axes, steps, mean, color=_INK, linewidth=2.2, zorder=4, label="interquartile mean")
+            thin: dict[str, Any] = {"color": _SEED, "linewidth": 0.8, "zorder": 3, "alpha": min(1.0, 60.0 / seeds)}
             for i, values in enumerate(returns.T):
                 style = _DASHES[i % len(_DASHES)] if seeds <= 2 * len(_DASHES) else "-"
-                label = "one seed" if i == 0 else None
-                _line(axes, steps, values, color=_SEED, linewidth=0.8, linestyle=style, zorder=3, label=label)
+                _line(axes, steps, values, linestyle=style, label="one seed" if i == 0 else None, **thin)
             axes.fill_between(steps, low, high, color=_BAND, linewidth=0, zorder=1.5, label="95 % interval")
             alone = _alone(mean)
             axes.vlines(steps[alone], low[alone], high[alone], color=_BAND, linewidth=5, zorder=1.5)
         if seeds > 1 or random is not None:
             handles, labels = axes.get_legend_handles_labels()
             order = sorted(range(len(labels)), key=lambda i: labels[i] == "random policy")
-            axes.legend([handles[i] for i in order], [labels[i] for i in order], frameon=False, handlelength=2.2)
+            legend = axes.legend(
+                [handles[i] for i in order], [labels[i] for i in order], frameon=False, handlelength=2.2
+            )
+            for handle in legend.legend_handles:
+                handle.set_alpha(1.0)  # also of lines that are faint because there are many
         _returns_over_steps(axes, title, ylabel, steps)
 
 

@@ -130,8 +130,7 @@ def check_memory(
     row = sum(x.dtype.itemsize * math.prod(x.shape) for x in jax.tree.leaves(batch))
     needed = sum(x.dtype.itemsize * math.prod(x.shape) for x in jax.tree.leaves(learner))
     iteration = config.rollout_length * settings.num_envs
-    batches = config.gradient_steps if getattr(config, "gradient_steps", 0) > 0 else iteration
-    needed = (needed + row * getattr(config, "batch_size", 0) * batches) * num_lanes
+    needed = (needed + row * _rows_per_update(config, iteration)) * num_lanes
     if needed > (available := _memory_bytes(num_lanes)):
         raise UserError(
             f"this run needs {needed / 1e9:,.1f} GB and the machine has {available / 1e9:,.1f}: lower --seeds, "
@@ -141,6 +140,10 @@ def check_memory(
         raise UserError(f"{copies} environments at once are too many: lower --seeds, --num-envs or --eval-episodes")
     if iteration > settings.steps:
         raise UserError(f"one update takes {iteration} steps of a seed: ask for more --steps, or fewer --num-envs")
+    if (first := getattr(config, "pretrain_steps", 0)) >= settings.steps:
+        raise UserError(
+            f"the {first} steps of config.pretrain_steps leave none of --steps={settings.steps} for control"
+        )
 
 
 def identity(agent: str, settings: Settings, config: Any) -> dict[str, Any]:
@@ -180,6 +183,14 @@ def flat(values: dict[str, Any]) -> dict[str, Any]:
 
 
 _MOST_ENVIRONMENTS = 100_000
+
+
+def _rows_per_update(config: Any, iteration: int) -> int:
+    """Transitions that an update draws at once: the agent itself, or the largest of its parts."""
+    batches = config.gradient_steps if getattr(config, "gradient_steps", 0) > 0 else iteration
+    parts = [getattr(config, field.name) for field in dataclasses.fields(config)]
+    inside = [_rows_per_update(part, iteration) for part in parts if dataclasses.is_dataclass(part)]
+    return max(getattr(config, "batch_size", 0) * batches, *inside, 0)
 
 
 def _memory_bytes(num_lanes: int) -> float:

@@ -266,12 +266,12 @@ class _Program:
         """One row per lane. What a lane returns is NaN once it has diverged."""
         returns, lengths = self.evaluate(carry.learner)
         values = {"return": returns.mean(1), "length": lengths.mean(1), "return_std": returns.std(1)}
+        if self.evaluate_mixture:
+            values["mixture_return"] = np.mean(self.evaluate_mixture(carry.learner)[0], axis=1)
         values = {name: np.where(self.diverged_at < 0, x, np.nan) for name, x in values.items()}
         values["episodes"] = np.full(len(returns), returns.shape[1])
         if self.value_bias:
             values |= dict(zip(VALUE_COLUMNS, self.value_bias(carry.learner), strict=True))
-        if self.evaluate_mixture:
-            values["mixture_return"] = np.mean(self.evaluate_mixture(carry.learner)[0], axis=1)
         first, seeds = self.settings.seed, self.settings.seeds
         return [
             {"step": step, "seed": first + i % seeds, **{name: x[i].item() for name, x in values.items()}}
@@ -370,6 +370,9 @@ def load_demonstrations(agent: Any, settings: Settings, environment: Any) -> Tra
     if use is True or (use and dataset is not None):
         if dataset is None:
             raise UserError(f"{name} imitates: name a Minari dataset by --demos (experiments/record.py makes one)")
+        if use is True and (settings.normalize_rewards or settings.clip_rewards):
+            flag = "--normalize-rewards" if settings.normalize_rewards else "--clip-rewards"
+            raise UserError(f"{name} does not learn from the environment's rewards: leave out {flag}")
         inner = environment.inner if settings.absorbing_states else environment
         episodes = demonstrations.load(dataset, inner, settings.demo_episodes)
         if settings.absorbing_states:

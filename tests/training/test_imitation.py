@@ -128,12 +128,10 @@ def test_absorbing_states_go_through_a_run(tmp_path):
         entered = np.sum(after) - np.sum(inside)  # each episode enters it, and stays once, but for the one under way
         assert np.sum(inside) >= 1 and entered - np.sum(inside) in (0, 1)
         assert np.all(np.asarray(part.truncated)[np.asarray(inside[..., 0]) == 1.0])
-    with pytest.raises(UserError, match="with --absorbing-states cannot be recorded"):
-        import argparse
-
-        record.record(
-            argparse.Namespace(run_dir=f"{tmp_path}/dac", episodes=1, dataset="x-v0", seed=None, sampled=False)
-        )
+    # A policy that observes the indicator is recorded where there is none.
+    assert record.main([f"--run-dir={tmp_path}/dac", f"--dataset={tmp_path}/again-v0", "--episodes=2"]) == 0
+    (episode, _) = demonstrations.load(f"{tmp_path}/again-v0", environments.make("InvertedPendulum-v5"))
+    assert episode.observations.shape[1:] == (4,) and episode.terminated
 
 
 @pytest.mark.parametrize(
@@ -143,6 +141,8 @@ def test_absorbing_states_go_through_a_run(tmp_path):
         ("sac", {"demos": "x-v0"}, "sac learns from no demonstrations: leave out --demos"),
         ("sac", {"absorbing_states": True}, "sac learns from the environment's own rewards"),
         ("bc", {"demo_episodes": 2}, "--demo-episodes needs --demos"),
+        ("bc", {"demos": "x-v0", "clip_rewards": True}, "bc does not learn from the environment's rewards: leave out"),
+        ("dac", {"demos": "x-v0", "normalize_rewards": True}, "leave out --normalize-rewards"),
         ("bc", {"demos": "nothing-v0"}, "there is no dataset nothing-v0"),
         ("bc", {"demos": "nothing-v0", "demo_episodes": -1}, "--demo-episodes must be at least 0, not -1"),
     ],
