@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import agents
 from experiments.command_line import parse
+from offpolicy_jax.environments.atari import whole_games
 from offpolicy_jax.errors import UserError
 from offpolicy_jax.training import Settings, restore
 from offpolicy_jax.training.learner import Learner
@@ -52,6 +53,7 @@ def open_run(run_dir: str, seed: Seed = "best") -> Finished:
         raise UserError(f"the run in {run_dir} has seeds {settings.seed} to {last}, not {seed}")
     agent = agents.load(name)
     learner, config = restore(agent, settings, config)
+    settings = dataclasses.replace(settings, atari=whole_games(settings.atari))
     returns = _returns(RunDirectory(run_dir), int(learner.step))
     if not isinstance(seed, int):
         seed = max(returns, key=lambda s: returns[s]) if returns and seed == "best" else settings.seed

@@ -31,7 +31,8 @@ class Conventions:
     max_frames: int = 108_000
     """Frames until an episode is truncated, half an hour of play."""
     life_loss: bool = False
-    """End an episode at the loss of a life; evaluations see such episodes too."""
+    """End an episode at the loss of a life, after which the game goes on; evaluations, films and recordings are of whole
+    games."""
     full_action_space: bool = False
     """All 18 actions, rather than those that have a meaning in the game."""
     screen_size: int = 84
@@ -39,6 +40,11 @@ class Conventions:
 
 
 DOPAMINE = Conventions()
+
+
+def whole_games(conventions: Conventions) -> Conventions:
+    """The same, but that a lost life ends nothing."""
+    return dataclasses.replace(conventions, life_loss=False)
 
 
 def check(conventions: Conventions) -> None:
@@ -96,6 +102,7 @@ class _Atari(Single):
             terminal_on_life_loss=conventions.life_loss,
         )
         self._stack: Any = FrameStackObservation(self._pictures, conventions.frame_stack)
+        self._life_lost = False  # in the last step, and with it the episode, but not the game
         size, self.frames = conventions.screen_size, conventions.frame_stack
         self.observation_space = spaces.Box(0, 255, (size, size, conventions.frame_stack), np.uint8)
         self.action_space = game.action_space
@@ -108,10 +115,17 @@ class _Atari(Single):
         return self._game.np_random
 
     def reset(self, seed: int | None) -> np.ndarray:
+        if self._life_lost and seed is None:
+            self._life_lost = False
+            picture = self._pictures.step(0)[0]  # idle, as in the public wrappers
+            if not self._game.ale.game_over():
+                self._stack.obs_queue.extend([picture] * self.frames)
+                return np.moveaxis(np.stack(self._stack.obs_queue), 0, -1)
         return np.moveaxis(self._stack.reset(seed=seed)[0], 0, -1)
 
     def step(self, action: int) -> tuple[np.ndarray, Any, bool, bool, None]:
         stack, reward, terminated, truncated, _ = self._stack.step(action)
+        self._life_lost = terminated and not self._game.ale.game_over()
         return np.moveaxis(stack, 0, -1), reward, terminated, truncated, None
 
     def render(self) -> np.ndarray:

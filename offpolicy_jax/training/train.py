@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from offpolicy_jax import demonstrations, environments
+from offpolicy_jax.environments.atari import whole_games
 from offpolicy_jax.errors import Diverged, UserError
 from offpolicy_jax.training import checkpoints, compilation, evaluation, host, in_graph, learner, processes
 from offpolicy_jax.training import seeds as seed_axis
@@ -110,7 +111,8 @@ class _Program:
             separate: Any = single
             evaluate, value_bias = evaluation.in_graph, evaluation.value_bias_in_graph
         else:
-            separate = make_environment(settings, num_lanes * settings.eval_episodes)
+            whole = dataclasses.replace(settings, atari=whole_games(settings.atari))
+            separate = make_environment(whole, num_lanes * settings.eval_episodes)
             evaluate, value_bias = evaluation.host, evaluation.value_bias_host
         arguments = (separate, traced, self.loop.lanes, settings.eval_episodes)
         self.evaluate = evaluate(agent.policy, *arguments)

@@ -60,6 +60,30 @@ def test_stacks_continue_and_a_limit_truncates():
             assert np.any(step.next_observation != before)
 
 
+def test_a_lost_life_ends_an_episode_but_not_the_game():
+    conventions = Conventions(life_loss=True, sticky_actions=0.0, screen_size=20, frame_stack=2)
+    host = make("ALE/Breakout-v5", 1, conventions)
+    lives = lambda: host._environments[0]._game.ale.lives()  # noqa: E731
+    host.reset(np.array([0]))
+    seen, rng = [lives()], np.random.default_rng(0)
+    while len(seen) < 8:
+        step = host.step(np.array([1]) if rng.random() < 0.5 else rng.integers(0, 4, 1))  # 1 serves the ball
+        assert not step.truncated[0]
+        if step.terminated[0]:
+            seen.append(lives())
+            np.testing.assert_array_equal(step.observation[..., 0], step.observation[..., 1])
+            assert np.any(step.next_observation != step.observation)
+    assert seen == [5, 4, 3, 2, 1, 5, 4, 3]
+    host.reset(np.array([1]))  # a seed begins a game
+    assert lives() == 5
+    whole = make("ALE/Breakout-v5", 1, atari.whole_games(conventions))
+    whole.reset(np.array([0]))
+    steps = 0
+    while not whole.step(np.array([1]) if rng.random() < 0.5 else rng.integers(0, 4, 1)).terminated[0]:
+        steps += 1
+    assert steps > 50
+
+
 @pytest.mark.parametrize("sticky", [0.25, 0.0])
 def test_resume_is_bit_identical(sticky):
     rng, conventions = np.random.default_rng(0), Conventions(sticky_actions=sticky, noop_max=5, max_frames=60)
