@@ -49,6 +49,16 @@ def test_only_thresholds_move_at_first():
     assert_same(later.control, state.control)
 
 
+def test_the_target_follows_the_parameters_one_step_late():
+    config, state = begun(tau=0.25, gradient_steps=1)
+    for step in (60, 61):
+        new, _ = updated(config, state, step)
+        expected = jax.tree.map(lambda target, online: 0.75 * target + 0.25 * online, state.target, state.params)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), new.target, expected)
+        state = new
+    assert differ(state.target, state.params)  # at init they are equal, so that the second step tells
+
+
 @pytest.mark.parametrize("frozen", [False, True])
 def test_thresholds_stop_only_if_asked(frozen):
     config, state = begun(freeze_thresholds=frozen)
@@ -81,6 +91,29 @@ def test_least_squares_solves_as_soon_as_control_starts(starts, first):
     later, kept = run(solved, replay, np.int32(first + 1), jax.random.key(1))
     assert_same(later.control, solved.control)
     assert kept["critic/loss"] == metrics["critic/loss"]
+
+
+def test_seeds_solve_least_squares_apart():
+    """As lanes of one program they find what each finds alone."""
+    config = begun(control="lspi", tasks="none")[0]
+    init = lambda key: proto_value.init(config, PIXELS.spec, key)  # noqa: E731
+    states = jax.jit(jax.vmap(init))(jax.random.split(jax.random.key(0), 2))
+    replay = experience()
+    rewards = jax.random.normal(jax.random.key(0), replay.storage.reward.shape)
+    replay = replay.replace(storage=replay.storage.replace(reward=rewards))
+    keys, step = jax.random.split(jax.random.key(1), 2), np.int32(110)
+    together, _ = jax.jit(jax.vmap(functools.partial(proto_value.update, config), (0, None, None, 0)))(
+        states, replay, step, keys
+    )
+    for i in range(2):
+        one = jax.tree.map(lambda x, i=i: x[i], states)
+        alone, _ = jax.jit(functools.partial(proto_value.update, config))(one, replay, step, keys[i])
+        for name, x in alone.control.params["params"].items():
+            jax.tree.map(
+                lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-2, atol=2e-3),
+                x,
+                jax.tree.map(lambda y, i=i: y[i], together.control.params["params"][name]),
+            )
 
 
 def test_warm_up_leaves_the_optimiser_as_it_was():
