@@ -98,7 +98,8 @@ PRESETS = {
     "released": Config(sac=SAC(gradient_steps=1, **_LARGE), bounded=True, rollout_length=2),
     "quick": Config(alpha=0.2, learning_rate=1e-3, learning_starts=1_000),
 }
-"""paper, released: for --action-repeat=2, as that code; without its 10 000 kept learners (--config.max-learners).
+"""paper, released: for --action-repeat=2, as that code; without its 10 000 kept learners (--config.max-learners). Sizes
+and rates of learning are SAC's; another learner keeps its own.
 
 quick: for tens of rounds instead of thousands, and a short warm-up. With alpha 0.05 the first, untrained learner still
 has a third of the mixture after 20 rounds.

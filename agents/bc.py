@@ -2,7 +2,7 @@
 
 A Gaussian whose spread is one parameter per action, or a categorical distribution; no squashing, so that actions at
 their bounds have a finite likelihood. The environment is for evaluation only: what the policy meets there is stored
-nowhere that it learns from.
+nowhere that it learns from (but `--normalize-observations` takes its moments).
 """
 
 from dataclasses import replace

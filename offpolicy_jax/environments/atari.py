@@ -31,7 +31,7 @@ class Conventions:
     max_frames: int = 108_000
     """Frames until an episode is truncated, half an hour of play."""
     life_loss: bool = False
-    """End an episode at the loss of a life, after which the game goes on; evaluations, films and recordings are of whole
+    """End an episode at the loss of a life, after which the game goes on; evaluations, films and recordings show whole
     games."""
     full_action_space: bool = False
     """All 18 actions, rather than those that have a meaning in the game."""

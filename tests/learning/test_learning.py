@@ -2,7 +2,7 @@
 
 import pytest
 
-from agents import dsac_t, pmoe, ppo, sac, sac_discrete
+from agents import dqn, dsac_t, pmoe, ppo, sac, sac_discrete
 from offpolicy_jax.training import Settings, train
 
 SMALL = {"hidden_sizes": (64, 64), "batch_size": 128}
@@ -42,14 +42,15 @@ def test_discrete_sac_balances_the_pole():
 
 
 @pytest.mark.slow
-def test_ppo_balances_the_pole():
+@pytest.mark.parametrize(("agent", "steps"), [(ppo, 150_000), (dqn, 75_000)], ids=["ppo", "dqn"])
+def test_the_classic_preset_balances_the_pole(agent, steps):
     settings = Settings(
         env="phys2d/CartPole-v1",
-        steps=150_000,
+        steps=steps,
         seeds=3,
         num_envs=8,
-        eval_every=150_000,
+        eval_every=steps,
         eval_episodes=20,
         progress=False,
     )
-    assert train(ppo, settings, ppo.PRESETS["classic"]).summary["iqm"] >= 475
+    assert train(agent, settings, agent.PRESETS["classic"]).summary["iqm"] >= 475
