@@ -15,6 +15,7 @@ from tests.agents.probing import CONTINUOUS, DISCRETE, assert_close, full_replay
 
 SIZES = {"hidden_sizes": (32, 32), "batch_size": 64, "replay_capacity": 1024, "learning_starts": 0}
 EXPERT_ACTION = 0.5
+KEY = jax.random.key(3)
 
 
 @functools.cache
@@ -45,6 +46,22 @@ def test_the_expert_s_action_is_learned(name):
     state = learned(agent, config, updates)
     action = agent.policy(config, state, np.zeros((3, 1), np.float32))
     np.testing.assert_allclose(action, EXPERT_ACTION, atol=tolerance)
+
+
+@pytest.mark.parametrize("terminated", [False, True])
+def test_value_dice_looks_behind_no_end(terminated):
+    config = value_dice.Config(gradient_penalty=0.0, **SIZES)
+    state = start(value_dice, config, probes.ConstantReward().spec, jax.random.key(1))
+    zeros, ends = jnp.zeros((4, 1)), jnp.zeros(4, bool)
+    expert = Transition(zeros, zeros, zeros[:, 0], zeros, ends, ends)
+    steps = [
+        value_dice.gradient_step(
+            config, state, expert, Transition(zeros, zeros, zeros[:, 0], later, ends | terminated, ends), KEY
+        )[0]
+        for later in (zeros, zeros + 5.0)
+    ]
+    same = jax.tree.map(lambda a, b: bool(jnp.all(a == b)), *((s.nu, s.actor) for s in steps))
+    assert all(jax.tree.leaves(same)) is terminated
 
 
 @pytest.mark.parametrize("agent", [dac, ailboost])
