@@ -5,7 +5,7 @@ parameters, as in the public code. That code makes five steps per environment st
 towards orthogonality, and standardises observations by the demonstrations (`--normalize-observations` does it by all
 that the policy met); the regularisation is left out. Values never stop here: where demonstrations terminate it needs
 `--absorbing-states` (that code appends ten absorbing transitions to such an episode, here it is one). Where only the
-policy's own episodes do, and there are none, nu is 0 behind their end.
+policy's own episodes do, and there are none, nu is 0 behind their end in J (not in the penalty).
 """
 
 from dataclasses import replace
@@ -141,7 +141,7 @@ def init(config: Config, spec: EnvironmentSpec, key: jax.Array) -> State:
     policy_network = TanhNormalPolicy(
         encoder, config.hidden_sizes, spec.action_size, log_std_min=-5.0, kernel_init=config.kernel_init
     )
-    # J does not see a constant in nu: Adam would make steps of a bias out of rounding errors.
+    # J does not see a constant in nu (unless episodes end): Adam would make steps of a bias out of rounding errors.
     nu_network = Discriminator(config.hidden_sizes, kernel_init=config.kernel_init, output_bias=False)
     actor_key, nu_key = jax.random.split(key)
     actor = policy_network.init(actor_key, zeros(spec.observation, (1,)))

@@ -14,8 +14,8 @@ InvertedPendulum-v4 (1 for each step until it falls, 1 000 steps at most), 20 00
 learning rates 1e-3, 1 000 steps of warm-up. Metric: greedy return of the newest policy at the end, 20 episodes.
 Confirmed if on InvertedPendulum-v4 the default is above the standardised arm. The other task does not decide.
 
-After the run: both arms returned 1 000 with every seed, the standardised one sooner. All its rewards are exactly 0, so
-that only the entropy bonus can have paid for staying up.
+After the run: on InvertedPendulum-v4 both arms returned 1 000 with every seed, the standardised one sooner. All its
+rewards are exactly 0 there, so that only the entropy bonus can have paid for staying up.
 
     python experiments/claims/pmoe_standardized_rewards.py      (5 seeds, ten minutes on one core)
 """

@@ -29,7 +29,7 @@ class Conventions:
     noop_max: int = 0
     """Up to so many idle frames at the beginning of an episode: 30 in Mnih et al. 2015, instead of sticky actions."""
     max_frames: int = 108_000
-    """Frames until an episode is truncated, half an hour of play."""
+    """Frames until an episode is truncated, half an hour of play; with `life_loss`, those of one life."""
     life_loss: bool = False
     """End an episode at the loss of a life, after which the game goes on; evaluations, films and recordings show whole
     games."""

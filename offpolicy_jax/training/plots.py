@@ -439,7 +439,8 @@ def _line(axes: Any, steps: np.ndarray, values: np.ndarray, *, color: str, zorde
     """A line with gaps at NaN; values without neighbours, which no line would show, are dots."""
     axes.plot(steps, values, color=color, zorder=zorder, **style)
     alone = _alone(values)
-    axes.plot(steps[alone], values[alone], color=color, zorder=zorder, linestyle="none", marker="o", markersize=4)
+    dots: dict[str, Any] = {"linestyle": "none", "marker": "o", "markersize": 4, "alpha": style.get("alpha")}
+    axes.plot(steps[alone], values[alone], color=color, zorder=zorder, **dots)
 
 
 def _alone(values: np.ndarray) -> np.ndarray:

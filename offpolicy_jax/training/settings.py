@@ -103,6 +103,8 @@ def check_settings(settings: Settings) -> None:
     if settings.clip_rewards and settings.normalize_rewards:
         raise UserError("--clip-rewards and --normalize-rewards exclude each other: leave out one")
     check_conventions(settings.atari)
+    if settings.value_bias and settings.atari.life_loss:
+        raise UserError("--value-bias is measured in whole games, and values end at a lost life: leave out one of them")
     if settings.atari != DOPAMINE and not settings.env.startswith("ALE/"):
         raise UserError(f"--atari.… is for environments ALE/<Game>-v5, not {settings.env}")
     environments.check_action_repeat(settings.env, settings.action_repeat)
@@ -142,7 +144,8 @@ def check_memory(
         raise UserError(f"one update takes {iteration} steps of a seed: ask for more --steps, or fewer --num-envs")
     if (first := getattr(config, "pretrain_steps", 0)) >= settings.steps:
         raise UserError(
-            f"the {first} steps of config.pretrain_steps leave none of --steps={settings.steps} for control"
+            f"--steps={settings.steps} end within pre-training, {first} steps: ask for more --steps, or for a lower "
+            "--config.pretrain-steps"
         )
 
 
@@ -186,7 +189,7 @@ _MOST_ENVIRONMENTS = 100_000
 
 
 def _rows_per_update(config: Any, iteration: int) -> int:
-    """Transitions that an update draws at once: the agent itself, or the largest of its parts."""
+    """Transitions that an update draws at once: the agent's own batches, or those of the greatest of its parts."""
     batches = config.gradient_steps if getattr(config, "gradient_steps", 0) > 0 else iteration
     parts = [getattr(config, field.name) for field in dataclasses.fields(config)]
     inside = [_rows_per_update(part, iteration) for part in parts if dataclasses.is_dataclass(part)]

@@ -98,6 +98,11 @@ class _Program:
         num_lanes = len(configs) * settings.seeds
         self.checkpoints = pathlib.Path(settings.run_dir) / "checkpoints" if settings.run_dir else None
         self.names, self.records = list(configs), self.make_records(configs)
+        before = [record.previous for record in self.records if record.previous]
+        rewards = settings.normalize_rewards or settings.clip_rewards
+        if rewards and getattr(agent, "DEMONSTRATIONS", False) is True and not before:
+            flag = "--normalize-rewards" if settings.normalize_rewards else "--clip-rewards"
+            raise UserError(f"{self.name} does not learn from the environment's rewards: leave out {flag}")
         processes.wait("all have looked at the run directories")  # before the first one writes there
         single = make_environment(settings)
         self.config = self.resolve(stack(list(configs.values()), settings.seeds), single.spec)
@@ -120,7 +125,6 @@ class _Program:
         self.evaluate_mixture = evaluate(mixture, *arguments) if mixture else None
         self.value_bias = value_bias(agent, *arguments) if settings.value_bias else None
         self.separate = separate
-        before = [record.previous for record in self.records if record.previous]
         self.schedule = before[0]["schedule"] if before else make_schedule(settings, len(configs))
         self.provenance = provenance()
         for record in self.records:
@@ -372,9 +376,6 @@ def load_demonstrations(agent: Any, settings: Settings, environment: Any) -> Tra
     if use is True or (use and dataset is not None):
         if dataset is None:
             raise UserError(f"{name} imitates: name a Minari dataset by --demos (experiments/record.py makes one)")
-        if use is True and (settings.normalize_rewards or settings.clip_rewards):
-            flag = "--normalize-rewards" if settings.normalize_rewards else "--clip-rewards"
-            raise UserError(f"{name} does not learn from the environment's rewards: leave out {flag}")
         inner = environment.inner if settings.absorbing_states else environment
         episodes = demonstrations.load(dataset, inner, settings.demo_episodes)
         if settings.absorbing_states:

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from agents import dqn, proto_value
-from offpolicy_jax import torsos
+from offpolicy_jax import cumulants, torsos
 from offpolicy_jax.environments import make
 from offpolicy_jax.errors import UserError
+from offpolicy_jax.losses import proto_value as pv
 from offpolicy_jax.training import Settings, train
 from offpolicy_jax.training.agent import resolve
 from offpolicy_jax.transition import ArraySpec, EnvironmentSpec
@@ -149,6 +150,21 @@ def test_half_of_the_run_pre_trains_unless_said_otherwise():
         with pytest.raises(UserError, match="more --steps") as error:
             updated(config, state, 64)
         assert "\n" not in str(error.value)
+
+
+def test_a_run_without_control_is_refused():
+    config = proto_value.Config(dqn=INNER, **SMALL)
+    for steps in (60, 100):
+        with pytest.raises(UserError, match="end within pre-training, 100 steps: ask for more --steps"):
+            train(proto_value, Settings(PIXELS.spec.id, steps, 1, eval_every=steps, progress=False), config)
+
+
+@pytest.mark.parametrize(("rate", "share"), [(0.9, 1 / 2), (0.25, 1 / 4)])
+def test_hashed_sets_have_two_bins_at_least(rate, share):
+    coefficients = pv.hash_coefficients(jax.random.key(0), 400, 100)
+    observations = np.random.default_rng(0).integers(0, 256, (50, 10, 10, 1), dtype=np.uint8)
+    _, r = cumulants.evaluate("hash", None, coefficients, jnp.zeros(400), observations, rate)
+    np.testing.assert_allclose(np.mean(r), share, atol=0.02)
 
 
 def test_a_run_that_is_resumed_with_more_steps_keeps_its_phases(tmp_path):

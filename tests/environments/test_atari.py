@@ -10,7 +10,9 @@ import jax
 import numpy as np
 import pytest
 
+import offpolicy_jax.training.train  # noqa: F401  (its name is hidden by the function's)
 from agents import dqn
+from experiments.open_run import open_run
 from experiments.run import main
 from offpolicy_jax.environments import atari, known_ids, make
 from offpolicy_jax.environments.atari import Conventions
@@ -20,6 +22,7 @@ from offpolicy_jax.training.learner import start
 from tests.environments.test_host import bits, random_actions, through_a_file
 
 PONG = "ALE/Pong-v5"
+training_module = sys.modules["offpolicy_jax.training.train"]
 
 
 def test_observations_are_those_of_gymnasium_s_wrappers():
@@ -151,6 +154,23 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path):
     other = dataclasses.replace(cut, resume=True, atari=dataclasses.replace(CONVENTIONS, frame_skip=3))
     with pytest.raises(UserError, match=r"--atari.frame-skip"):
         train(dqn, other, LEARNER)
+
+
+def test_evaluations_and_films_are_of_whole_games(tmp_path, monkeypatch):
+    made, make_environment = [], training_module.make_environment
+
+    def watched(settings, num_envs=1):
+        made.append((num_envs, settings.atari.life_loss))
+        return make_environment(settings, num_envs)
+
+    monkeypatch.setattr(training_module, "make_environment", watched)
+    lives = dataclasses.replace(CONVENTIONS, life_loss=True)
+    run = dataclasses.replace(RUN, steps=40, eval_episodes=3, run_dir=str(tmp_path / "run"), atari=lives)
+    train(dqn, run, LEARNER)
+    assert (3, False) in made and (1, True) in made and (3, True) not in made
+    assert not open_run(run.run_dir).settings.atari.life_loss
+    with pytest.raises(UserError, match="whole games"):
+        train(dqn, dataclasses.replace(RUN, value_bias=True, atari=lives), LEARNER)
 
 
 def test_the_command_trains_proto_value_networks(tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import types
 
 import jax
 import numpy as np
@@ -15,7 +16,8 @@ from offpolicy_jax.demonstrations import Episode, load, save
 from offpolicy_jax.environments import four_rooms
 from offpolicy_jax.errors import UserError
 from offpolicy_jax.training import Settings, restore, rollouts, train
-from offpolicy_jax.training.train import load_demonstrations
+from offpolicy_jax.training.settings import _rows_per_update
+from offpolicy_jax.training.train import _Program, load_demonstrations
 from tests.agents.probing import assert_same, differ, tiny
 
 SMALL = sac.Config(hidden_sizes=(8,), batch_size=8, learning_starts=10)
@@ -189,6 +191,27 @@ def test_values_that_never_stop_need_absorbing_states(monkeypatch):
     assert load_demonstrations(agents.load("iq_learn"), asked, environment) is not None
     with pytest.raises(UserError, match="--absorbing-states"):
         load_demonstrations(agents.load("value_dice"), asked, environment)
+
+
+def test_a_diverged_seed_has_no_mixture_return():
+    program = types.SimpleNamespace(
+        evaluate=lambda learner: (np.ones((2, 3)), np.ones((2, 3))),
+        evaluate_mixture=lambda learner: (np.full((2, 3), 7.0), np.ones((2, 3))),
+        value_bias=None,
+        diverged_at=np.array([-1, 20]),
+        settings=settings(),
+    )
+    carry = types.SimpleNamespace(learner=None)
+    rows = _Program.evaluation_rows(program, carry, 40)
+    assert rows[0]["mixture_return"] == 7.0 and np.isnan(rows[1]["mixture_return"])
+
+
+def test_batches_of_parts_need_memory_too():
+    part = agents.load("sac").Config(batch_size=100, gradient_steps=3)
+    count = _rows_per_update
+    assert count(part, 1) == 300 and count(part.replace(gradient_steps=-1), 8) == 800
+    whole = agents.load("dac").Config(sac=part)
+    assert count(whole, 1) == max(300, count(whole.replace(sac=part.replace(batch_size=1)), 1))
 
 
 @pytest.mark.slow
