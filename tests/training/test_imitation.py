@@ -77,6 +77,7 @@ def test_recording_on_the_host_stops_where_an_episode_ends(tmp_path):
     ("name", "env"),
     [
         ("bc", "phys2d/Pendulum-v0"),
+        pytest.param("iq_learn", "phys2d/Pendulum-v0", marks=pytest.mark.slow),
         pytest.param("value_dice", "phys2d/Pendulum-v0", marks=pytest.mark.slow),
         pytest.param("ailboost", "phys2d/Pendulum-v0", marks=pytest.mark.slow),
         ("ailboost", "dm_control/pendulum-swingup-v0"),
@@ -134,6 +135,17 @@ def test_absorbing_states_go_through_a_run(tmp_path):
     assert record.main([f"--run-dir={tmp_path}/dac", f"--dataset={tmp_path}/again-v0", "--episodes=2"]) == 0
     (episode, _) = demonstrations.load(f"{tmp_path}/again-v0", environments.make("InvertedPendulum-v5"))
     assert episode.observations.shape[1:] == (4,) and episode.terminated
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ailboost", "bc", "iq_learn", "value_dice"])
+def test_imitators_run_on_mujoco_with_absorbing_states(name, tmp_path):
+    dataset = f"{tmp_path}/pendulum-v0"
+    falls = [Episode(np.zeros((6, 4), np.float32), np.zeros((5, 1), np.float32), np.ones(5, np.float32), True)] * 2
+    save(dataset, environments.make("InvertedPendulum-v5"), falls)
+    options = {"env": "InvertedPendulum-v5", "demos": dataset, "absorbing_states": True}
+    result = train(agents.load(name), settings(**options), tiny(agents.load(name)))
+    assert result.summary["learned"] and np.all(np.isfinite(result.table["return"]))
 
 
 @pytest.mark.parametrize(
