@@ -144,7 +144,8 @@ def comparison(
     counts = {np.shape(values)[1] for arms in panels.values() for _, values in arms.values()}
     seeds = " to ".join(str(n) for n in sorted({min(counts), max(counts)}))
     text = f"{caption} {seeds} seeds (thin); thick: their interquartile mean; band: its 95\xa0% bootstrap interval."
-    with _picture(path, (1.0 + 4.6 * len(panels), 4.1), text) as figure:
+    outside = len(styles) > _MOST_WITH_SEEDS  # a legend of many arms would hide curves
+    with _picture(path, (1.0 + 4.6 * len(panels), 4.1 + 0.3 * outside), text) as figure:
         for i, (title, arms) in enumerate(panels.items()):
             axes = figure.add_subplot(1, len(panels), i + 1)
             for label, (x, values) in arms.items():
@@ -158,7 +159,12 @@ def comparison(
             if "x" not in log:
                 axes.xaxis.set_major_locator(MaxNLocator(6))
                 axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-            if i == 0:
+            if i == 0 and outside:
+                handles = axes.get_legend_handles_labels()
+                figure.legend(
+                    *handles, frameon=False, handlelength=3.0, loc="outside upper left", ncols=3 * len(panels)
+                )
+            elif i == 0:
                 axes.legend(frameon=False, handlelength=3.0)
 
 
