@@ -52,8 +52,7 @@ No verdict is drawn from a task whose expert returns less than 700, or whose dem
 DAC, the others and AILBoost's mixture are reported beside and do not decide. No arm of DAC has fewer discriminator
 steps, so the study of schedules says that AILBoost is insensitive here, not that DAC is more sensitive.
 
-After the run: a first attempt, on an H100, was cut off after 40 000 to 80 000 steps of each arm, and is not used; nothing
-else was run again.
+After the run: a first attempt, on an H100, was cut off after 40 000 to 80 000 steps of each arm and is not used.
 
     python experiments/claims/ailboost_dm_control.py  (under two hours on two cores; a stopped one goes on)
 """
