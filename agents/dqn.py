@@ -111,9 +111,9 @@ PRESETS = {
     ),
 }
 """paper: Dopamine's sizes, rates and periods with Adam, but double and with clipped gradients, for --env=ALE/<Game>-v5
---clip-rewards. classic, for CartPole with eight
-environments in parallel; a discount of 0.998 has the horizon of its 500 steps. With one-step targets (at 0.99) it does
-not get beyond half of the return. minatar: for 10 x 10 pixels with 32 environments in parallel."""
+--clip-rewards. classic: for CartPole with eight environments in parallel; a discount of 0.998 has the horizon of its
+500 steps. With one-step targets (at 0.99) it does not get beyond half of the return. minatar: for 10 x 10 pixels with
+32 environments in parallel."""
 
 
 @struct.dataclass

@@ -30,6 +30,7 @@ def main() -> None:
     numbers = ",".join(map(str, args.seeds))
     command = (
         f"python experiments/benchmarks/scaling.py --seeds={numbers} --steps={args.steps} --capacity={args.capacity}"
+        f" --agent={args.agent} --envs={','.join(args.envs)}"
     )
     rows = []
     print(f"{'environment':22s} {'seeds':>6s} {'steps/s':>10s} {'compile s':>9s} {'memory MB':>10s}")

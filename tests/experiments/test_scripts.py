@@ -92,6 +92,17 @@ def test_peers_explain_themselves(tmp_path):
     assert "sbx_sac" in script("benchmarks/peers.py", "--help", cwd=tmp_path)
 
 
+@pytest.mark.slow
+def test_scaling_keeps_the_rows_of_what_works_and_names_what_fails(tmp_path):
+    out = tmp_path / "rows.json"
+    options = ["--seeds=2", "--steps=1", "--envs=Nothing-v0,phys2d/Pendulum-v0", f"--out={out}"]
+    assert "failed: " in script("benchmarks/scaling.py", *options, cwd=tmp_path)
+    document = json.loads(out.read_text())
+    failed, row = document["rows"]
+    assert "Nothing-v0" in failed["failed"] and row["steps"] == 400 and row["steps_per_second"] > 0
+    assert "--envs=Nothing-v0,phys2d/Pendulum-v0" in document["command"]
+
+
 def test_evidence_writes_a_record_and_the_index(tmp_path, monkeypatch):
     evidence = module("evidence.py")
     settings = Settings(env="phys2d/Pendulum-v0", steps=40, seeds=2, eval_every=20, eval_episodes=1, progress=False)
@@ -105,6 +116,10 @@ def test_evidence_writes_a_record_and_the_index(tmp_path, monkeypatch):
     assert document["met"] and document["curve"]["step"] == [20, 40] and len(document["curve"]["return"]["1"]) == 2
     page = (tmp_path / "README.md").read_text()
     assert page.startswith("above") and page.endswith("below") and "`tiny`" in page
+    many = document | {"final_return": {str(i): float(-i) for i in range(12)}}
+    (tmp_path / "tiny.json").write_text(json.dumps(many))
+    evidence.write_index()
+    assert "(seeds: -11 to 0)" in (tmp_path / "README.md").read_text()
     assert (tmp_path / "tiny.png").exists()
 
 
