@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from offpolicy_jax.slices import write_rows
+from offpolicy_jax.slices import take_rows, write_rows
 from offpolicy_jax.transition import ArraySpec, EnvironmentSpec, PyTree, Transition
 
 
@@ -72,32 +72,41 @@ def without(frames: Frames | None, transition: Transition) -> Transition:
     )
 
 
-def write(frames: Frames, transition: Transition, clock: jax.Array, position: jax.Array) -> Frames:
-    """Keep a row, leaves (1, E, ...): step `clock` of the ring, row `position` of the replay."""
+def write(
+    frames: Frames, transition: Transition, clock: jax.Array, position: jax.Array, lane: jax.Array | None = None
+) -> Frames:
+    """Keep a row, leaves (1, E, ...): step `clock` of the ring, row `position` of the replay (of one `lane`)."""
     aside, ring = _aside(frames.rows, frames.period), frames.rows + frames.history
     now, ahead, kept = aside + clock % ring, aside + (clock + 1) % ring, clock // frames.period % aside
     observations, successors = _newest(frames, transition.observation), _newest(frames, transition.next_observation)
     images = []
     for old, observation, successor in zip(frames.images, observations, successors, strict=True):
-        before = jax.lax.dynamic_slice_in_dim(old, kept, 1)
-        new = write_rows(old, jnp.where(transition.truncated[..., None], successor, before), kept)
-        new = write_rows(write_rows(new, observation, now), successor, ahead)
+        before = jax.lax.dynamic_slice_in_dim(old, kept, 1) if lane is None else old[lane, kept][None]
+        new = write_rows(old, jnp.where(transition.truncated[..., None], successor, before), kept, lane)
+        new = write_rows(write_rows(new, observation, now, lane), successor, ahead, lane)
         images.append(new)
     ended = (transition.terminated | transition.truncated)[0]
     return replace(
         frames,
         images=tuple(images),
-        ages=write_rows(frames.ages, frames.age[None], position),
+        ages=write_rows(frames.ages, frames.age[None], position, lane),
         age=jnp.where(ended, 0, jnp.minimum(frames.age + 1, frames.history - 1)),
     )
 
 
-def read(frames: Frames, transition: Transition, index: jax.Array, clock: jax.Array, position: jax.Array) -> Transition:
+def read(
+    frames: Frames,
+    transition: Transition,
+    index: jax.Array,
+    clock: jax.Array,
+    position: jax.Array,
+    lane: jax.Array | None = None,
+) -> Transition:
     """Transitions (...) at `index` (...), which counts rows times environments, with the leaves that are kept here."""
-    num_envs = frames.ages.shape[1]
+    num_envs = frames.ages.shape[-1]
     row, env = index // num_envs, index % num_envs
     step = clock - 1 - (position - 1 - row) % frames.rows
-    age = frames.ages.reshape(-1).at[index].get(mode="promise_in_bounds").astype(jnp.int32)
+    age = take_rows(frames.ages, index, 2, lane).astype(jnp.int32)
     aside, ring = _aside(frames.rows, frames.period), frames.rows + frames.history
     following = jnp.where(transition.truncated, step // frames.period % aside, aside + (step + 1) % ring)
     following = jnp.where(transition.terminated, aside + step % ring, following)
@@ -106,8 +115,7 @@ def read(frames: Frames, transition: Transition, index: jax.Array, clock: jax.Ar
         count, *frame = shape
         back = jnp.minimum(jnp.arange(count)[::-1], age[..., None])  # an episode's first frame is repeated
         slots = jnp.concatenate([aside + (step[..., None] - back) % ring, following[..., None]], axis=-1)
-        flat = images.reshape(-1, images.shape[-1])
-        seen = flat.at[slots * num_envs + env[..., None]].get(mode="promise_in_bounds")
+        seen = take_rows(images, slots * num_envs + env[..., None], 2, lane)
         seen = jnp.moveaxis(seen.reshape(*seen.shape[:-1], *frame), -4, -2)  # (..., H, W, count + 1, C)
         seen = seen.reshape(*seen.shape[:-2], -1)
         return seen[..., : -frame[-1]], seen[..., frame[-1] :]

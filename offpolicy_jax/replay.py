@@ -22,7 +22,7 @@ from offpolicy_jax import frames as pixels
 from offpolicy_jax import normalization
 from offpolicy_jax.frames import Frames
 from offpolicy_jax.normalization import Normalizer
-from offpolicy_jax.slices import write_rows
+from offpolicy_jax.slices import take_rows, write_rows
 from offpolicy_jax.transition import EnvironmentSpec, PyTree, Transition
 
 T = TypeVar("T")
@@ -40,6 +40,7 @@ class Replay:
     demonstrations: Transition | None = None  # leaves (N, ...), of an expert; the same for all seeds
     frames: Frames | None = None
     clock: jax.Array | None = None  # int32 (), beside frames: rows that were ever written
+    lane: jax.Array | None = None  # int32 (), see `of_lane`: which ring this is, of leaves (L, rows, E, ...)
 
     @property
     def rows(self) -> int:
@@ -59,6 +60,23 @@ class Replay:
 
 SEED_AXES: Any = Replay(storage=0, position=None, size=None, normalizer=0, frames=0)  # type: ignore[arg-type]
 """`in_axes` and `out_axes` of a replay under `vmap` over seeds."""
+
+
+def of_lane(rings: Replay, lane: jax.Array) -> Replay:
+    """One of several rings, leaves (L, ...) with `SEED_AXES`. Its rows stay where they are: reads and writes go there.
+
+    `with_lane` puts it back.
+    """
+    one = lambda tree: jax.tree.map(lambda x: x[lane], tree)  # noqa: E731
+    frames = rings.frames and replace(rings.frames, age=one(rings.frames.age))
+    return replace(rings, normalizer=one(rings.normalizer), frames=frames, lane=lane)
+
+
+def with_lane(rings: Replay, replay: Replay) -> Replay:
+    """The rings after something was added to the one that `of_lane` gave."""
+    put = lambda old, new: jax.tree.map(lambda x, y: x.at[replay.lane].set(y), old, new)  # noqa: E731
+    frames = replay.frames and replace(replay.frames, age=put(rings.frames.age, replay.frames.age))  # type: ignore[union-attr]
+    return replace(replay, normalizer=put(rings.normalizer, replay.normalizer), frames=frames, lane=None)
 
 
 def init(
@@ -103,8 +121,8 @@ def add(replay: Replay, transition: Transition) -> Replay:
         storage, frames = carry
         row = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, i, 1), transition)
         position = (replay.position + i) % replay.rows  # row by row, since a slice does not wrap
-        storage = write_rows(storage, pixels.without(frames, row), position)
-        return storage, frames and pixels.write(frames, row, replay.clock + i, position)
+        storage = write_rows(storage, pixels.without(frames, row), position, replay.lane)
+        return storage, frames and pixels.write(frames, row, replay.clock + i, position, replay.lane)
 
     carry = replay.storage, replay.frames
     storage, frames = write(0, carry) if added == 1 else jax.lax.fori_loop(0, added, write, carry)
@@ -228,7 +246,7 @@ def chronological(replay: Replay) -> tuple[Transition, jax.Array]:
     Costs a copy of the ring: meant for on-policy data, where the ring is a few rollouts long.
     """
     order = (replay.position - replay.size + jnp.arange(replay.rows)) % replay.rows
-    transitions = jax.tree.map(lambda ring: ring[order], replay.storage)
+    transitions = jax.tree.map(lambda ring: take_rows(ring, order, 1, replay.lane), replay.storage)
     transitions = _add_pixels(replay, transitions, order[:, None] * replay.num_envs + jnp.arange(replay.num_envs))
     mask = jnp.broadcast_to((jnp.arange(replay.rows) < replay.size)[:, None], (replay.rows, replay.num_envs))
     return _view(replay, transitions), mask
@@ -251,18 +269,15 @@ def _draw(key: jax.Array, shape: int | tuple[int, ...], end: jax.Array) -> jax.A
 def _read(replay: Replay, index: jax.Array) -> Transition:
     """The transitions at `index`, which counts rows times environments."""
 
-    def gather(ring):
-        flat = ring.reshape(-1, *ring.shape[2:])  # no copy: one axis of indices makes a faster gather than two
-        return flat.at[index].get(mode="promise_in_bounds")
-
-    return _view(replay, _add_pixels(replay, jax.tree.map(gather, replay.storage), index))
+    transition = jax.tree.map(lambda ring: take_rows(ring, index, 2, replay.lane), replay.storage)
+    return _view(replay, _add_pixels(replay, transition, index))
 
 
 def _add_pixels(replay: Replay, transition: Transition, index: jax.Array) -> Transition:
     """The stored transitions at `index` with the leaves that are kept as frames."""
     if replay.frames is None or replay.clock is None:
         return transition
-    return pixels.read(replay.frames, transition, index, replay.clock, replay.position)
+    return pixels.read(replay.frames, transition, index, replay.clock, replay.position, replay.lane)
 
 
 def _view(replay: Replay, transition: Transition) -> Transition:

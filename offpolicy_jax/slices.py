@@ -1,6 +1,8 @@
-"""Slice updates that stay slice updates under `vmap` over seeds, as long as the seeds share the position."""
+"""Rows of rings: slice updates that stay slice updates under `vmap` over seeds, as long as the seeds share the
+position, and gathers. With a `lane`, of one of several rings that are stacked in the same arrays."""
 
 import functools
+import math
 from typing import TypeVar
 
 import jax
@@ -9,9 +11,31 @@ import jax.numpy as jnp
 T = TypeVar("T")
 
 
-def write_rows(rows: T, new: T, position: jax.Array) -> T:
-    """A pytree with leaves (rows, ...) where `new`, leaves (n, ...), stands from `position` on."""
-    return jax.tree.map(lambda old, x: _write(0)(old, x, position), rows, new)
+def write_rows(rows: T, new: T, position: jax.Array, lane: jax.Array | None = None) -> T:
+    """A pytree with leaves (rows, ...) where `new`, leaves (n, ...), stands from `position` on.
+
+    With a `lane`, leaves are (L, rows, ...), and `new` stands in that one's rows.
+    """
+    if lane is None:
+        return jax.tree.map(lambda old, x: _write(0)(old, x, position), rows, new)
+
+    def write(old, x):
+        start = (lane, position, *[0] * (x.ndim - 1))
+        return jax.lax.dynamic_update_slice(old, x[None].astype(old.dtype), start)
+
+    return jax.tree.map(write, rows, new)
+
+
+def take_rows(rows: jax.Array, index: jax.Array, axes: int, lane: jax.Array | None = None) -> jax.Array:
+    """The entries at `index` (...), which counts along the leading `axes` together: (...) and the remaining axes.
+
+    With a `lane`, `rows` has one more axis before them, and it is that one's entries. Indices must be in bounds.
+    """
+    if lane is not None:
+        index = index + lane * math.prod(rows.shape[1 : axes + 1])
+        axes += 1
+    flat = rows.reshape(-1, *rows.shape[axes:])  # no copy: one axis of indices makes a faster gather than two
+    return flat.at[index].get(mode="promise_in_bounds")
 
 
 @functools.cache

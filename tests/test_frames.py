@@ -118,6 +118,28 @@ def test_seeds_read_as_each_alone():
         assert_same(jax.tree.map(lambda x, s=seed: x[s], seen), look(alone[seed], jax.random.key(0)))
 
 
+def test_lanes_in_turn_read_and_write_as_each_alone():
+    rows = [play(seed, 20) for seed in (1, 2)]
+    make = lambda _: ring.init(ROWS * ENVS, example_transition(SPEC), ENVS, spec=SPEC)  # noqa: E731
+    both, alone = jax.vmap(make, out_axes=ring.SEED_AXES)(jnp.arange(2)), [make(0), make(1)]
+
+    @jax.jit
+    def add(both, rows):
+        def turn(lane, rings):
+            rings = replace(rings, position=both.position, size=both.size, clock=both.clock)
+            row = jax.tree.map(lambda x: x[lane], rows)
+            return ring.with_lane(rings, ring.add(ring.of_lane(rings, lane), row))
+
+        return jax.lax.fori_loop(0, 2, turn, both)
+
+    for i in range(20):
+        both = add(both, jax.tree.map(lambda *x, i=i: np.stack(x)[:, i : i + 1], *rows))
+        alone = [ADD(x, jax.tree.map(lambda x, i=i: x[i : i + 1], y)) for x, y in zip(alone, rows, strict=True)]
+    for lane in range(2):
+        seen = look(ring.of_lane(both, jnp.int32(lane)), jax.random.key(0))
+        assert_same(seen, look(alone[lane], jax.random.key(0)))
+
+
 @pytest.mark.parametrize("limit", [27_000, 1_000])
 def test_a_stack_of_four_frames_takes_little_more_than_one(limit):
     spec = replace(SPEC, observation=ArraySpec((84, 84, 4), UINT8, frames=4), max_episode_steps=limit)

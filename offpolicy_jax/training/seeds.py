@@ -60,13 +60,16 @@ class Lanes:
         """Lanes on all devices, copies included."""
         return -(-self.count // self.mesh.size) * self.mesh.size
 
-    def lift(self, function: Callable, in_axes: tuple, out_axes: Any) -> Callable:
+    def lift(self, function: Callable, in_axes: tuple, out_axes: Any, of_several: Callable | None = None) -> Callable:
         """`function` of one lane as one of all `padded` lanes, sharded over the mesh. Jit the result.
 
         A single lane keeps its axis outside, but runs without vmap inside: batched products of one are slower on a CPU.
+        `of_several` takes the place of `function` under vmap where a device has more than one.
         """
-        alone = self.padded == self.mesh.size
-        lifted = _squeezed(function, in_axes, out_axes) if alone else jax.vmap(function, in_axes, out_axes)
+        if self.padded == self.mesh.size:
+            lifted = _squeezed(function, in_axes, out_axes)
+        else:
+            lifted = of_several or jax.vmap(function, in_axes, out_axes)
         if self.mesh.size == 1:
             return lifted
         return jax.shard_map(
@@ -124,6 +127,17 @@ def lanes(count: int) -> Lanes:
 def config_axes(config: PyTree) -> PyTree:
     """Axes of a hyper-parameter record: leaves of shape (S,) differ by seed, scalars are shared."""
     return jax.tree.map(lambda x: 0 if np.ndim(x) else None, config)
+
+
+def of_lane(tree: PyTree, axes: Any, lane: jax.Array | int) -> PyTree:
+    """Leaves (L, ...) as those of one lane; what all share stays."""
+    return _map_lanes(lambda x: x[lane], axes, tree)
+
+
+def with_lane(tree: PyTree, one: PyTree, axes: Any, lane: jax.Array) -> PyTree:
+    """The inverse of `of_lane`: leaves (L, ...) with one lane's in place, and what all share as that lane has it."""
+    put = lambda axis, old, new: new if axis is None else jax.tree.map(lambda x, y: x.at[lane].set(y), old, new)  # noqa: E731
+    return jax.tree.map(put, axes, tree, one, is_leaf=lambda x: x is None)
 
 
 def has_axis(axes: Any, tree: PyTree) -> PyTree:

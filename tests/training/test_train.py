@@ -14,7 +14,8 @@ import pytest
 from agents import dqn, dsac_t, pmoe, ppo, props, sac, sac_discrete
 from offpolicy_jax import environments
 from offpolicy_jax.errors import UserError
-from offpolicy_jax.training import Settings, read_finished, train, unless_interrupted
+from offpolicy_jax.training import Settings, host, in_graph, read_finished, train, unless_interrupted
+from offpolicy_jax.training import seeds as seed_axis
 from offpolicy_jax.training.agent import check, resolve
 from offpolicy_jax.training.settings import differences
 from offpolicy_jax.training.summary import as_json
@@ -94,6 +95,43 @@ def test_seed_of_a_run_equals_that_seed_alone(env):
     for many, single in zip(jax.tree.leaves(three.states), jax.tree.leaves(one.states), strict=True):
         np.testing.assert_allclose(many[1], single[0], rtol=2e-3, atol=2e-4)  # batched products round differently
     assert not np.allclose(three.states.log_alpha[0], three.states.log_alpha[1], rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("agent", [sac, dqn, ppo])
+def test_lanes_in_turn_learn_what_they_learn_together(agent, monkeypatch, tmp_path):
+    """Off policy, on pixels that are kept as frames, and on policy; every lane with its own hyper-parameters."""
+    rates = np.array([1e-3, 1e-2], np.float32)
+    if agent is sac:
+        config, options = SMALL, {"normalize_observations": True, "normalize_rewards": True}
+    elif agent is dqn:
+        config = dqn.Config(hidden_sizes=(8,), torso="mlp", batch_size=8, learning_starts=20, replay_capacity=60)
+        options = {"env": "gridworld/FourRoomsPixels-v0", "num_envs": 2}
+    else:
+        config, options = ppo.Config(hidden_sizes=(8,), rollout_length=10, minibatches=2), {"num_envs": 2}
+    config, results = dataclasses.replace(config, learning_rate=rates), {}
+    for name, size in (("together", 2**40), ("in turn", 0)):
+        monkeypatch.setattr(in_graph, "IN_TURN_BYTES", size)
+        results[name] = train(agent, settings(run_dir=str(tmp_path / name), **options), config)
+    for one, other in zip(*(jax.tree.leaves(result.states) for result in results.values()), strict=True):
+        if not jnp.issubdtype(one.dtype, jax.dtypes.prng_key):
+            np.testing.assert_allclose(one, other, rtol=2e-3, atol=2e-4)  # batched products round differently
+    tables = [np.genfromtxt(tmp_path / name / "metrics.csv", delimiter=",", names=True) for name in results]
+    assert tables[0].dtype == tables[1].dtype and len(tables[0]) == len(tables[1]) > 3
+    for column in tables[0].dtype.names:
+        if "seconds" not in column:
+            np.testing.assert_allclose(*(table[column] for table in tables), rtol=5e-3, atol=5e-4, err_msg=column)
+
+
+def test_lanes_in_turn_copy_no_ring(monkeypatch):
+    monkeypatch.setattr(in_graph, "IN_TURN_BYTES", 0)
+    environment = environments.make("probe/in-graph", 2)
+    config = jax.tree.map(np.float32, dataclasses.replace(SMALL, replay_capacity=100_000))
+    loop = in_graph.Loop(sac, environment, config, 2, 1)
+    carry = loop.start(seed_axis.keys(0, 2), np.arange(2))
+    memory = loop._run.lower(config, carry, np.int32(0), np.int32(9)).compile().memory_analysis()
+    size = sum(x.nbytes for x in jax.tree.leaves(carry.learner.replay.storage))
+    assert memory.alias_size_in_bytes >= size
+    assert memory.temp_size_in_bytes < size / 10
 
 
 @BACKENDS
@@ -234,9 +272,6 @@ def test_each_program_is_traced_once(env):
 @pytest.mark.parametrize("env", ["probe/in-graph", "probe/host"])
 @pytest.mark.parametrize("seeds", [1, 2])
 def test_each_program_is_compiled_once(env, seeds):
-    from offpolicy_jax.training import host, in_graph
-    from offpolicy_jax.training import seeds as seed_axis
-
     environment = environments.make(env, seeds)
     kind = in_graph if environments.is_in_graph(environment) else host
     config = jax.tree.map(np.float32, dataclasses.replace(SMALL, replay_capacity=100))
