@@ -2,13 +2,15 @@
 
     python experiments/benchmarks/ours.py train --env=HalfCheetah-v5 --steps=3000 --seeds=1
     python experiments/benchmarks/ours.py train --env=phys2d/Pendulum-v0 --steps=3000 --seeds=8
+    python experiments/benchmarks/ours.py update --env=phys2d/Pendulum-v0
     python experiments/benchmarks/ours.py on_policy --agent=ppo --seeds=8
     python experiments/benchmarks/ours.py ailboost --learners=1000
     python experiments/benchmarks/ours.py replay
     python experiments/benchmarks/ours.py matmul
 
 `train` times steps that each act, store and learn (SAC, batch 256, 2x256, one update per step); random steps,
-compilation and evaluation are not counted. `on_policy` times PPO or PROPS on CartPole, in-graph, with the settings of
+compilation and evaluation are not counted. `update` times such updates on one batch that stays where it is: what a loop
+that spends nothing on environment, replay and acting would reach. `on_policy` times PPO or PROPS on CartPole, in-graph, with the settings of
 `on_policy.py`. `ailboost` times whole rounds of AILBoost (1 000 steps of a learner, 100 discriminator steps, 1 000 of
 training) when it has so many learners already. `replay` adds one transition of HalfCheetah's size and samples a batch
 from a full ring: inside one scan, and as two donated calls from Python. `matmul` is the machine's measured peak.
@@ -70,6 +72,26 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
             **changes,
         },
     }
+
+
+def update(args: argparse.Namespace) -> dict[str, Any]:
+    """Gradient steps of SAC per second, in one call."""
+    agent: Any = agents.load("sac")
+    config, spec, key = agent.Config(), environments.make(args.env).spec, jax.random.key(0)
+    config = jax.tree.map(np.float32, config)
+    row = example_transition(spec)
+    batch = jax.tree.map(lambda x: jnp.ones((config.batch_size, *x.shape), x.dtype), row)
+
+    def steps(state, count):
+        step = lambda i, state: agent.gradient_step(config, state, batch, jax.random.fold_in(key, i))[0]  # noqa: E731
+        return jax.lax.fori_loop(0, count, step, state)
+
+    steps = jax.jit(steps, donate_argnums=0)
+    state = jax.block_until_ready(steps(agent.init(config, spec, key), WARMUP))
+    before = time.perf_counter()
+    jax.block_until_ready(steps(state, args.steps))
+    seconds = time.perf_counter() - before
+    return {"env": args.env, "steps": args.steps, "seconds": seconds, "steps_per_second": args.steps / seconds}
 
 
 def on_policy(args: argparse.Namespace) -> dict[str, Any]:
@@ -243,6 +265,9 @@ def main() -> None:
     sub.add_argument("--steps", type=int, default=3_000, help="timed steps per seed")
     sub.add_argument("--seeds", type=int, default=1)
     sub.add_argument("--capacity", type=int, default=1_000_000)
+    sub = commands.add_parser("update")
+    sub.add_argument("--env", default="HalfCheetah-v5")
+    sub.add_argument("--steps", type=int, default=3_000)
     sub = commands.add_parser("on_policy")
     sub.add_argument("--agent", choices=("ppo", "props"), default="ppo")
     sub.add_argument("--steps", type=int, default=512 * 200, help="timed steps per seed and repeat")
@@ -263,7 +288,7 @@ def main() -> None:
     sub = commands.add_parser("matmul")
     sub.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
-    measurements = {"train": train, "on_policy": on_policy, "ailboost": ailboost, "replay": replay, "matmul": matmul}
+    measurements = {f.__name__: f for f in (train, update, on_policy, ailboost, replay, matmul)}
     result = measurements[args.command](args)
     memory = jax.local_devices()[0].memory_stats() or {}
     device_mb = memory.get("peak_bytes_in_use", 0) / 2**20

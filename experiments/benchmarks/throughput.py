@@ -116,10 +116,12 @@ def main() -> None:
 
     print("Pendulum, in-graph, one seed")
     record["pendulum"] = {}
-    for capacity in (10_000, 100_000):
+    for capacity in (10_000, 131_072, 1_000_000):  # rejax's default is the second, SAC's the third
         commands = {"ours": (*ours, "train", "--env=phys2d/Pendulum-v0", n, f"--capacity={capacity}")}
         if peers:
             commands["rejax"] = (*peers, "rejax_sac", n, f"--buffer-size={capacity}")
+        if capacity == 10_000:
+            commands["updates_alone"] = (*ours, "update", "--env=phys2d/Pendulum-v0", n)
         record["pendulum"][f"capacity_{capacity}"] = summary(side_by_side(commands, rounds))
 
     print("seeds at once: aggregate steps/s")
@@ -128,6 +130,7 @@ def main() -> None:
         commands = {str(k): (*train, f"--seeds={k}", f"--steps={max(20, steps // k)}") for k in seeds}
         rates = side_by_side(commands, rounds)
         record[f"seeds_{name}"] = {k: round(statistics.median(each), 1) for k, each in rates.items()}
+        record[f"seeds_{name}"]["rounds"] = {k: [round(x, 1) for x in each] for k, each in rates.items()}
 
     print("replay: add one, sample 256")
     record["replay"] = {"ours": measure(*ours, "replay", *(["--steps=20", "--loop-steps=20"] if args.quick else []))}
