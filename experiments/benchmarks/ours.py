@@ -10,10 +10,11 @@
 
 `train` times steps that each act, store and learn (SAC, batch 256, 2x256, one update per step); random steps,
 compilation and evaluation are not counted. `update` times such updates on one batch that stays where it is: what a loop
-that spends nothing on environment, replay and acting would reach. `on_policy` times PPO or PROPS on CartPole, in-graph, with the settings of
-`on_policy.py`. `ailboost` times whole rounds of AILBoost (1 000 steps of a learner, 100 discriminator steps, 1 000 of
-training) when it has so many learners already. `replay` adds one transition of HalfCheetah's size and samples a batch
-from a full ring: inside one scan, and as two donated calls from Python. `matmul` is the machine's measured peak.
+that spends nothing on environment, replay and acting would reach. `on_policy` times PPO or PROPS on CartPole, in-graph,
+with the settings of `on_policy.py`. `ailboost` times whole rounds of AILBoost (1 000 steps of a learner, 100
+discriminator steps, 1 000 of training) when it has so many learners already. `replay` adds one transition of
+HalfCheetah's size and samples a batch from a full ring: inside one scan, and as two donated calls from Python. `matmul`
+is the machine's measured peak.
 """
 
 import argparse
@@ -80,16 +81,17 @@ def update(args: argparse.Namespace) -> dict[str, Any]:
     config, spec, key = agent.Config(), environments.make(args.env).spec, jax.random.key(0)
     config = jax.tree.map(np.float32, config)
     row = example_transition(spec)
-    batch = jax.tree.map(lambda x: jnp.ones((config.batch_size, *x.shape), x.dtype), row)
+    draw = lambda x: jax.random.uniform(key, (config.batch_size, *x.shape)).astype(x.dtype)  # noqa: E731
+    batch = jax.tree.map(draw, row)
 
-    def steps(state, count):
+    def steps(state, batch, count):
         step = lambda i, state: agent.gradient_step(config, state, batch, jax.random.fold_in(key, i))[0]  # noqa: E731
         return jax.lax.fori_loop(0, count, step, state)
 
     steps = jax.jit(steps, donate_argnums=0)
-    state = jax.block_until_ready(steps(agent.init(config, spec, key), WARMUP))
+    state = jax.block_until_ready(steps(agent.init(config, spec, key), batch, WARMUP))
     before = time.perf_counter()
-    jax.block_until_ready(steps(state, args.steps))
+    jax.block_until_ready(steps(state, batch, args.steps))
     seconds = time.perf_counter() - before
     return {"env": args.env, "steps": args.steps, "seconds": seconds, "steps_per_second": args.steps / seconds}
 
