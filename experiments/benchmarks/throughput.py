@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import pathlib
+import shutil
 import statistics
 import subprocess
 import sys
@@ -27,7 +28,9 @@ def measure(python: str, script: str, *arguments: str, timeout: float = 600) -> 
     One that hangs is started again, twice: XLA's CPU backend does so now and then where a peer draws orthogonal weights
     for several seeds at once (`offpolicy_jax.networks.initializer` has the reason).
     """
-    command = [python, str(HERE / script), *arguments]
+    if (interpreter := shutil.which(python)) is None:
+        raise SystemExit(f"{python} is not there: peers.py says how to install the peers")
+    command = [os.path.abspath(interpreter), str(HERE / script), *arguments]  # not resolved: a venv's is a link
     for attempts_left in (2, 1, 0):
         with tempfile.TemporaryDirectory() as scratch:  # MuJoCo writes logs where it is started
             try:
