@@ -17,6 +17,11 @@ def log_one_minus_tanh_squared(u: jax.Array) -> jax.Array:
     return 2.0 * (math.log(2.0) - u - jax.nn.softplus(-2.0 * u))
 
 
+def tanh_log_jacobian(u: jax.Array) -> jax.Array:
+    """log |det d tanh(u) / du| of vectors (..., A): (...)."""
+    return jnp.sum(log_one_minus_tanh_squared(u), -1)
+
+
 @struct.dataclass
 class Normal:
     """Diagonal Gaussian N(mean, diag(exp(log_std))^2) over vectors (..., A)."""
@@ -74,12 +79,12 @@ class TanhNormal:
 
     def log_prob_of_pre_tanh(self, u: jax.Array) -> jax.Array:
         """Log-density of the action tanh(u), given the pre-tanh sample u (..., A): (...)."""
-        return Normal(self.mean, self.log_std).log_prob(u) - jnp.sum(log_one_minus_tanh_squared(u), -1)
+        return Normal(self.mean, self.log_std).log_prob(u) - tanh_log_jacobian(u)
 
     def sample_pre_tanh_and_log_prob(self, key: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """A reparameterised action (..., A), its pre-tanh sample u (..., A) and its log-density (...)."""
         u, log_prob = Normal(self.mean, self.log_std).sample_and_log_prob(key)
-        return jnp.tanh(u), u, log_prob - jnp.sum(log_one_minus_tanh_squared(u), -1)
+        return jnp.tanh(u), u, log_prob - tanh_log_jacobian(u)
 
     def log_probs_of_pre_tanh(self, u: jax.Array) -> jax.Array:
         """The same for each dimension by itself, (..., A): they add up to the log-density."""
@@ -169,7 +174,7 @@ class TanhNormalMixture:
 
     def log_prob_of_pre_tanh(self, u: jax.Array) -> jax.Array:
         """Log-density of the action tanh(u), given the pre-tanh sample u (..., A): (...)."""
-        return self.pre_tanh.log_prob(u) - jnp.sum(log_one_minus_tanh_squared(u), -1)
+        return self.pre_tanh.log_prob(u) - tanh_log_jacobian(u)
 
 
 def take_expert(x: jax.Array, expert: jax.Array) -> jax.Array:

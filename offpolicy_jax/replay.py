@@ -1,6 +1,7 @@
 """Replay: one ring of transitions as a pytree plus free functions.
 
-Storage leaves are (rows, E, ...): a row holds the same step of all parallel environments of one seed. `position` and
+Storage leaves are (rows, E, ...), or (L, rows, E, ...) in a view of one `lane`: a row holds the same step of all
+parallel environments of one seed. `position` and
 `size` are scalars that all seeds share: under `vmap` over seeds give them axis None (`SEED_AXES`), and an add stays a
 slice update instead of becoming a scatter.
 
@@ -22,7 +23,7 @@ from offpolicy_jax import frames as pixels
 from offpolicy_jax import normalization
 from offpolicy_jax.frames import Frames
 from offpolicy_jax.normalization import Normalizer
-from offpolicy_jax.slices import take_rows, write_rows
+from offpolicy_jax.slices import put_lane, take_lane, take_rows, write_rows
 from offpolicy_jax.transition import EnvironmentSpec, PyTree, Transition
 
 T = TypeVar("T")
@@ -32,7 +33,7 @@ T = TypeVar("T")
 class Replay:
     """A ring of transitions. Build it with `init`."""
 
-    storage: Transition  # leaves (rows, E, ...); None in place of those that `frames` keeps
+    storage: Transition  # leaves (rows, E, ...), see `lane`; None in place of those that `frames` keeps
     position: jax.Array  # int32 (): the row that is written next
     size: jax.Array  # int32 (): rows that hold data
     normalizer: Normalizer | None = None
@@ -40,11 +41,11 @@ class Replay:
     demonstrations: Transition | None = None  # leaves (N, ...), of an expert; the same for all seeds
     frames: Frames | None = None
     clock: jax.Array | None = None  # int32 (), beside frames: rows that were ever written
-    lane: jax.Array | None = None  # int32 (), see `of_lane`: which ring this is, of leaves (L, rows, E, ...)
+    lane: jax.Array | None = None  # int32 (): which ring this is, of leaves (L, rows, E, ...), see `of_lane`
 
     @property
     def rows(self) -> int:
-        """Rows of the ring, without a seed axis."""
+        """Rows of one ring."""
         return self.storage.reward.shape[-2]
 
     @property
@@ -67,16 +68,22 @@ def of_lane(rings: Replay, lane: jax.Array) -> Replay:
 
     `with_lane` puts it back.
     """
-    one = lambda tree: jax.tree.map(lambda x: x[lane], tree)  # noqa: E731
-    frames = rings.frames and replace(rings.frames, age=one(rings.frames.age))
-    return replace(rings, normalizer=one(rings.normalizer), frames=frames, lane=lane)
+    frames = rings.frames and replace(rings.frames, age=take_lane(rings.frames.age, lane))
+    return replace(rings, normalizer=take_lane(rings.normalizer, lane), frames=frames, lane=lane)
 
 
 def with_lane(rings: Replay, replay: Replay) -> Replay:
-    """The rings after something was added to the one that `of_lane` gave."""
-    put = lambda old, new: jax.tree.map(lambda x, y: x.at[replay.lane].set(y), old, new)  # noqa: E731
-    frames = replay.frames and replace(replay.frames, age=put(rings.frames.age, replay.frames.age))  # type: ignore[union-attr]
-    return replace(replay, normalizer=put(rings.normalizer, replay.normalizer), frames=frames, lane=None)
+    """The rings after something was added to the one that `of_lane` gave.
+
+    What they share, such as `position`, is as that one has it: put it back before the next lane adds the same rows.
+    Raises ValueError for a replay that is no such view.
+    """
+    lane, frames = replay.lane, replay.frames
+    if lane is None:
+        raise ValueError("this replay is not one of several: of_lane makes a view of one")
+    if rings.frames and frames:
+        frames = replace(frames, age=put_lane(rings.frames.age, frames.age, lane))
+    return replace(replay, normalizer=put_lane(rings.normalizer, replay.normalizer, lane), frames=frames, lane=None)
 
 
 def init(

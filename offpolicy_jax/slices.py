@@ -1,5 +1,8 @@
-"""Rows of rings: slice updates that stay slice updates under `vmap` over seeds, as long as the seeds share the
-position, and gathers. With a `lane`, of one of several rings that are stacked in the same arrays."""
+"""Reading and writing slices of arrays without copying the rest.
+
+Writes of rows stay slice updates under `vmap` over seeds, as long as the seeds share the position. With a `lane`, rows
+are those of one of several rings, stacked as (L, rows, ...).
+"""
 
 import functools
 import math
@@ -29,13 +32,24 @@ def write_rows(rows: T, new: T, position: jax.Array, lane: jax.Array | None = No
 def take_rows(rows: jax.Array, index: jax.Array, axes: int, lane: jax.Array | None = None) -> jax.Array:
     """The entries at `index` (...), which counts along the leading `axes` together: (...) and the remaining axes.
 
-    With a `lane`, `rows` has one more axis before them, and it is that one's entries. Indices must be in bounds.
+    With a `lane`, `rows` has an axis of L before them, and it is that one's entries. Indices must be in bounds, and so
+    many entries of all lanes be fewer than 2^31.
     """
     if lane is not None:
         index = index + lane * math.prod(rows.shape[1 : axes + 1])
         axes += 1
     flat = rows.reshape(-1, *rows.shape[axes:])  # no copy: one axis of indices makes a faster gather than two
     return flat.at[index].get(mode="promise_in_bounds")
+
+
+def take_lane(tree: T, lane: jax.Array) -> T:
+    """Leaves (L, ...) as those of one lane, (...)."""
+    return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, lane, keepdims=False), tree)
+
+
+def put_lane(tree: T, one: T, lane: jax.Array) -> T:
+    """Leaves (L, ...) with those of one lane, (...), in its place."""
+    return jax.tree.map(lambda x, y: jax.lax.dynamic_update_index_in_dim(x, y, lane, 0), tree, one)
 
 
 @functools.cache

@@ -17,7 +17,7 @@ import pathlib
 import sys
 from typing import Any
 
-from throughput import RESULTS, measure, side_by_side, summary
+from throughput import RESULTS, interpreter, measure, side_by_side, summary
 
 
 def main() -> None:
@@ -44,7 +44,7 @@ def main() -> None:
             "ours, PROPS": (*ours, f"--seeds={n}", f"--steps={max(512, steps // 20)}", "--agent=props", "--repeats=1"),
         }
         if args.peers_python:
-            peer = (args.peers_python, "peers.py")
+            peer = (interpreter(args.peers_python), "peers.py")
             commands["rejax"] = (*peer, "rejax_ppo", f"--steps={steps}", f"--seeds={n}")
             if args.purejaxrl:
                 checkout = f"--checkout={args.purejaxrl.resolve()}"

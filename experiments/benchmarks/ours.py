@@ -44,17 +44,10 @@ LEARNING_STARTS, WARMUP = 1_000, 500
 def train(args: argparse.Namespace) -> dict[str, Any]:
     """Environment steps per second of all seeds together, with an update after each."""
     seed_axis.use_cores(args.seeds)
-    agent = agents.load(args.agent)
-    changes = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(args.config).items()}
-    config = agent.Config(learning_starts=LEARNING_STARTS, replay_capacity=args.capacity, **changes)
-    traced = jax.tree.map(np.float32, config)
-    environment = environments.make(args.env, args.seeds)
-    kind = in_graph if environments.is_in_graph(environment) else host
-    loop: Any = kind.Loop(agent, environment, traced, args.seeds, 1)  # type: ignore[arg-type]
     clock = compilation.Clock()
-    carry = loop.start(seed_axis.keys(0, args.seeds), np.arange(args.seeds))
-    carry = loop.advance(carry, LEARNING_STARTS, bool)
-    carry = loop.advance(carry, WARMUP, bool)
+    changes = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(args.config).items()}
+    config = agents.load(args.agent).Config(learning_starts=LEARNING_STARTS, replay_capacity=args.capacity, **changes)
+    loop, carry = warmed_up(args.agent, args.env, config, args.seeds)
     before = time.perf_counter()
     loop.advance(carry, args.steps, bool)
     seconds = time.perf_counter() - before
@@ -75,8 +68,17 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def warmed_up(agent: str, env: str, config: Any, seeds: int) -> tuple[Any, Any]:
+    """The loop of so many seeds, and its carry after the random steps and the first updates."""
+    environment = environments.make(env, seeds)
+    kind = in_graph if environments.is_in_graph(environment) else host
+    loop: Any = kind.Loop(agents.load(agent), environment, jax.tree.map(np.float32, config), seeds, 1)  # type: ignore[arg-type]
+    carry = loop.start(seed_axis.keys(0, seeds), np.arange(seeds))
+    return loop, loop.advance(loop.advance(carry, LEARNING_STARTS, bool), WARMUP, bool)
+
+
 def update(args: argparse.Namespace) -> dict[str, Any]:
-    """Gradient steps of SAC per second, in one call."""
+    """Gradient steps of SAC per second, in one call, on one batch of noise."""
     agent: Any = agents.load("sac")
     config, spec, key = agent.Config(), environments.make(args.env).spec, jax.random.key(0)
     config = jax.tree.map(np.float32, config)
@@ -84,14 +86,14 @@ def update(args: argparse.Namespace) -> dict[str, Any]:
     draw = lambda x: jax.random.uniform(key, (config.batch_size, *x.shape)).astype(x.dtype)  # noqa: E731
     batch = jax.tree.map(draw, row)
 
-    def steps(state, batch, count):
+    def steps(config, state, batch, count):
         step = lambda i, state: agent.gradient_step(config, state, batch, jax.random.fold_in(key, i))[0]  # noqa: E731
         return jax.lax.fori_loop(0, count, step, state)
 
-    steps = jax.jit(steps, donate_argnums=0)
-    state = jax.block_until_ready(steps(agent.init(config, spec, key), batch, WARMUP))
+    steps = jax.jit(steps, donate_argnums=1)
+    state = jax.block_until_ready(steps(config, agent.init(config, spec, key), batch, WARMUP))
     before = time.perf_counter()
-    jax.block_until_ready(steps(state, batch, args.steps))
+    jax.block_until_ready(steps(config, state, batch, args.steps))
     seconds = time.perf_counter() - before
     return {"env": args.env, "steps": args.steps, "seconds": seconds, "steps_per_second": args.steps / seconds}
 

@@ -4,7 +4,7 @@
     python experiments/benchmarks/throughput.py --quick                             (ours alone, seconds)
 
 Writes experiments/results/throughput.json: medians over the rounds, all rounds, versions and settings. Ratios are
-taken within a round, since machines drift.
+taken within a round, since machines drift. Beside the peers stand our own updates alone, without environment or ring.
 """
 
 import argparse
@@ -28,9 +28,7 @@ def measure(python: str, script: str, *arguments: str, timeout: float = 600) -> 
     One that hangs is started again, twice: XLA's CPU backend does so now and then where a peer draws orthogonal weights
     for several seeds at once (`offpolicy_jax.networks.initializer` has the reason).
     """
-    if (interpreter := shutil.which(python)) is None:
-        raise SystemExit(f"{python} is not there: peers.py says how to install the peers")
-    command = [os.path.abspath(interpreter), str(HERE / script), *arguments]  # not resolved: a venv's is a link
+    command = [python, str(HERE / script), *arguments]
     for attempts_left in (2, 1, 0):
         with tempfile.TemporaryDirectory() as scratch:  # MuJoCo writes logs where it is started
             try:
@@ -43,6 +41,13 @@ def measure(python: str, script: str, *arguments: str, timeout: float = 600) -> 
     if done.returncode:
         raise SystemExit(f"{script} {' '.join(arguments)} failed:\n{done.stderr[-2000:]}")
     return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def interpreter(python: str) -> str:
+    """Where an interpreter is, for `measure`, which works elsewhere. Raises SystemExit if it is not there."""
+    if (found := shutil.which(python)) is None:
+        raise SystemExit(f"{python} is not there: peers.py says how to install the peers")
+    return os.path.abspath(found)  # not resolved: a virtual environment's is a link
 
 
 def side_by_side(commands: dict[str, tuple[str, ...]], rounds: int, timeout: float = 600) -> dict[str, list[float]]:
@@ -100,7 +105,7 @@ def main() -> None:
     rounds, steps = (1, 20) if args.quick else (args.rounds, args.steps)
     seeds = [1, 2] if args.quick else args.seeds
     ours, n = (sys.executable, "ours.py"), f"--steps={steps}"
-    peers = (args.peers_python, "peers.py") if args.peers_python else None
+    peers = (interpreter(args.peers_python), "peers.py") if args.peers_python else None
     command = f"python experiments/benchmarks/throughput.py --rounds={rounds} --steps={steps}"
     command += " --peers-python=peers/bin/python" if peers else ""  # wherever theirs is
     record: dict[str, Any] = {"command": command, "steps_per_process": steps}

@@ -16,11 +16,13 @@ respect to the expert that acts, weights and other experts held fixed. Scores of
 mixture's actions: two equal experts are pushed apart with half the strength of their mixture's entropy gradient.
 """
 
+from typing import Literal
+
 import chex
 import jax
 import jax.numpy as jnp
 
-from offpolicy_jax.distributions import Normal
+from offpolicy_jax.distributions import Normal, NormalMixture, tanh_log_jacobian
 from offpolicy_jax.losses.policy_gradient import masked_mean
 
 
@@ -79,6 +81,26 @@ def log_prob_of_expert_actions(
     each = fixed.log_prob(u[:, :, None])  # (B, M, K)
     each = jnp.where(jax.nn.one_hot(expert, logits.shape[1], dtype=bool), own[..., None], each)
     return jax.nn.logsumexp(jax.lax.stop_gradient(jax.nn.log_softmax(logits))[:, None] + each, axis=-1)
+
+
+def actions_of_experts(
+    mixture: NormalMixture,
+    u: jax.Array,
+    own: jax.Array,
+    expert: jax.Array,
+    density: Literal["mixture", "component"],
+) -> tuple[jax.Array, jax.Array]:
+    """Actions (B, M, A) of `expert`s (B, M) and their log pi (B, M), the mixture's or the expert's own.
+
+    From pre-tanh samples u (B, K, A) of all experts of the `mixture`, and their log-densities `own` (B, K).
+    """
+    chex.assert_rank([u, own, expert], [3, 2, 2])
+    chex.assert_equal_shape_prefix([u, own], 2)
+    chex.assert_axis_dimension(expert, 0, own.shape[0])
+    u, own = jnp.take_along_axis(u, expert[..., None], axis=1), jnp.take_along_axis(own, expert, axis=1)
+    if density == "mixture":
+        own = log_prob_of_expert_actions(mixture.logits, mixture.experts, u, own, expert)
+    return jnp.tanh(u), own - tanh_log_jacobian(u)
 
 
 def expert_loss(log_prob: jax.Array, q: jax.Array, alpha: jax.Array) -> jax.Array:

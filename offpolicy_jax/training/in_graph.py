@@ -18,11 +18,13 @@ from offpolicy_jax.training.agent import Agent
 from offpolicy_jax.training.learner import Learner
 from offpolicy_jax.transition import EnvironmentSpec, PyTree, Transition
 
-IN_TURN_BYTES = 2**19
-"""Lanes whose agents' state is larger than this run one after the other on a CPU, see `run_in_turn`.
+IN_TURN_BYTES = 2**19, 2**26
+"""Lanes whose agent's state has a size in this range run one after the other on a CPU: see `run_in_turn`.
 
-SAC with two layers of 256 units has 2.9 MB, and eight lanes on two cores are a sixth faster so; with 64 units (0.3 MB)
-both are equally fast, and with fewer it is better to take many small operations as one.
+Eight lanes of SAC with two layers of 256 units (3 MB) are a fifth faster so on two devices of one core each, and
+slightly on one device of two; so they are with 128 units (0.8 MB). With 64 (0.2 MB) both ways are alike, and with fewer
+many small operations are better taken as one. Above the range, as with snapshots of thousands of learners, copying a
+state out and in would cost too much. With more than two cores per device, not measured, lanes stay together.
 """
 
 
@@ -101,36 +103,35 @@ def run(
 
 def run_in_turn(
     agent: Agent, environment: InGraphEnvironment, config: Any, carry: Carry, warmup: jax.Array, iterations: jax.Array
-):
-    """`run` for several lanes, leaves (L, ...), one after the other.
+) -> Carry:
+    """`run` for the lanes of a device, leaves (L, ...), one after the other.
 
-    Where vmap takes every operation through all lanes, this keeps to the parameters and moments of one.
+    Where vmap takes every operation through all lanes, this keeps to the parameters and moments of one. What the lanes
+    share, steps and the rings' positions, must come out of each turn alike: vmap refuses what does not, this cannot.
     """
-    start, config_axes = carry.learner, seed_axis.config_axes(config)
+    config_axes = seed_axis.config_axes(config)
     axes = replace(AXES, learner=replace(learning.AXES, replay=None))  # the rings go whole from turn to turn
 
-    def turn(lane, carry: Carry) -> Carry:
-        totals = replace(carry.learner.totals, updates=start.totals.updates)  # the lanes count the same steps
-        rings = replace(
-            carry.learner.replay, position=start.replay.position, size=start.replay.size, clock=start.replay.clock
-        )
-        carry = replace(carry, learner=replace(carry.learner, replay=rings, totals=totals, step=start.step))
-        mine = seed_axis.of_lane(carry, axes, lane)
+    def turn(lane, now: Carry) -> Carry:
+        now = seed_axis.with_shared(now, carry, AXES)  # each counts the same steps
+        rings = now.learner.replay
+        mine = seed_axis.of_lane(now, axes, lane)
         mine = replace(mine, learner=replace(mine.learner, replay=ring.of_lane(rings, lane)))
         mine = run(agent, environment, seed_axis.of_lane(config, config_axes, lane), mine, warmup, iterations)
         mine = replace(mine, learner=replace(mine.learner, replay=ring.with_lane(rings, mine.learner.replay)))
-        return seed_axis.with_lane(carry, mine, axes, lane)
+        return seed_axis.with_lane(now, mine, axes, lane)
 
     return jax.lax.fori_loop(0, carry.finished.shape[0], turn, carry)
 
 
-def _are_large(agent: Agent, config: Any, spec: EnvironmentSpec) -> bool:
-    """Whether lanes of this size are faster one after the other than together: on a CPU, for want of cache."""
-    if jax.default_backend() != "cpu":
+def _take_turns(agent: Agent, config: Any, spec: EnvironmentSpec, num_devices: int) -> bool:
+    """Whether lanes are faster one after the other than together, see `IN_TURN_BYTES`."""
+    if jax.default_backend() != "cpu" or seed_axis.num_cores() > 2 * num_devices:
         return False
-    config = seed_axis.of_lane(config, seed_axis.config_axes(config), 0)
-    state = jax.eval_shape(functools.partial(agent.init, config, spec), jax.random.key(0))
-    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state)) >= IN_TURN_BYTES
+    one = jax.tree.map(lambda x: jax.ShapeDtypeStruct((), np.float32) if np.ndim(x) else x, config)
+    state = jax.eval_shape(lambda config: agent.init(config, spec, jax.random.key(0)), one)
+    smallest, largest = IN_TURN_BYTES
+    return smallest <= sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state)) < largest
 
 
 class Loop:
@@ -166,7 +167,7 @@ class Loop:
         lift = self.lanes.lift
         self._begin = jax.jit(lift(begin, in_axes=(axes, 0, None), out_axes=AXES))
         one, several = (functools.partial(f, agent, environment) for f in (run, run_in_turn))
-        in_turn = several if _are_large(agent, self._config, environment.spec) else None
+        in_turn = several if _take_turns(agent, config, environment.spec, self.lanes.mesh.size) else None
         self._run = jax.jit(lift(one, (axes, AXES, None, None), AXES, of_several=in_turn), donate_argnums=1)
 
         def clear(totals, finished):

@@ -15,6 +15,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from offpolicy_jax.slices import put_lane, take_lane
 from offpolicy_jax.training import processes
 from offpolicy_jax.transition import PyTree
 
@@ -29,10 +30,14 @@ def use_cores(num_seeds: int) -> None:
     """
     if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
         return
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    fitting = [n for n in range(1, min(cores, num_seeds) + 1) if 4 * (-num_seeds % n) < num_seeds]
+    fitting = [n for n in range(1, min(num_cores(), num_seeds) + 1) if 4 * (-num_seeds % n) < num_seeds]
     with contextlib.suppress(RuntimeError):
         jax.config.update("jax_num_cpu_devices", max(fitting))
+
+
+def num_cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def keys(first_seed: int, num_seeds: int, runs: int = 1) -> jax.Array:
@@ -64,7 +69,7 @@ class Lanes:
         """`function` of one lane as one of all `padded` lanes, sharded over the mesh. Jit the result.
 
         A single lane keeps its axis outside, but runs without vmap inside: batched products of one are slower on a CPU.
-        `of_several` takes the place of `function` under vmap where a device has more than one.
+        Where a device has several lanes, `of_several`, of leaves (L, ...), runs instead of `function` under vmap.
         """
         if self.padded == self.mesh.size:
             lifted = _squeezed(function, in_axes, out_axes)
@@ -129,15 +134,19 @@ def config_axes(config: PyTree) -> PyTree:
     return jax.tree.map(lambda x: 0 if np.ndim(x) else None, config)
 
 
-def of_lane(tree: PyTree, axes: Any, lane: jax.Array | int) -> PyTree:
-    """Leaves (L, ...) as those of one lane; what all share stays."""
-    return _map_lanes(lambda x: x[lane], axes, tree)
+def of_lane(tree: PyTree, axes: Any, lane: jax.Array) -> PyTree:
+    """Leaves (L, ...), of the L lanes of a device, as those of one lane; what all share stays."""
+    return _map_prefix(lambda axis, subtree: subtree if axis is None else take_lane(subtree, lane), axes, tree)
 
 
 def with_lane(tree: PyTree, one: PyTree, axes: Any, lane: jax.Array) -> PyTree:
     """The inverse of `of_lane`: leaves (L, ...) with one lane's in place, and what all share as that lane has it."""
-    put = lambda axis, old, new: new if axis is None else jax.tree.map(lambda x, y: x.at[lane].set(y), old, new)  # noqa: E731
-    return jax.tree.map(put, axes, tree, one, is_leaf=lambda x: x is None)
+    return _map_prefix(lambda axis, old, new: new if axis is None else put_lane(old, new, lane), axes, tree, one)
+
+
+def with_shared(tree: PyTree, source: PyTree, axes: Any) -> PyTree:
+    """The tree with what all lanes share from another one."""
+    return _map_prefix(lambda axis, subtree, shared: shared if axis is None else subtree, axes, tree, source)
 
 
 def has_axis(axes: Any, tree: PyTree) -> PyTree:
@@ -180,5 +189,5 @@ def _map_lanes(function: Callable, axes: Any, tree: PyTree) -> PyTree:
     return _map_prefix(lambda axis, subtree: subtree if axis is None else jax.tree.map(function, subtree), axes, tree)
 
 
-def _map_prefix(function: Callable, axes: Any, tree: PyTree) -> PyTree:
-    return jax.tree.map(function, axes, tree, is_leaf=lambda x: x is None)
+def _map_prefix(function: Callable, axes: Any, *trees: PyTree) -> PyTree:
+    return jax.tree.map(function, axes, *trees, is_leaf=lambda x: x is None)

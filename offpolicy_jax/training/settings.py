@@ -114,7 +114,7 @@ def check_settings(settings: Settings) -> None:
         raise UserError(f"--log={unknown[0]} is unknown: use {' or '.join(LOGGERS)}")
 
 
-def check_memory(
+def check_size(
     agent: Agent,
     settings: Settings,
     config: Any,
@@ -122,7 +122,7 @@ def check_memory(
     num_lanes: int,
     demonstrations: Transition | None = None,
 ) -> None:
-    """Raises UserError if replay, parameters and batches of all lanes cannot fit, before anything is allocated."""
+    """Raises UserError if what all lanes hold cannot fit, or their environments are too many, before any is made."""
     keys = jax.eval_shape(lambda: jax.random.key(0))
     one = jax.tree.map(lambda x: jax.ShapeDtypeStruct((), np.float32) if np.ndim(x) else x, config)
     learner = jax.eval_shape(
@@ -140,7 +140,11 @@ def check_memory(
         )
     if (copies := num_lanes * max(settings.num_envs, settings.eval_episodes)) > _MOST_ENVIRONMENTS:
         raise UserError(f"{copies} environments at once are too many: lower --seeds, --num-envs or --eval-episodes")
-    if iteration > settings.steps:
+
+
+def check_steps(settings: Settings, config: Any) -> None:
+    """Raises UserError for a run that ends before its first update, or within pre-training."""
+    if (iteration := config.rollout_length * settings.num_envs) > settings.steps:
         raise UserError(f"one update takes {iteration} steps of a seed: ask for more --steps, or fewer --num-envs")
     if (first := getattr(config, "pretrain_steps", 0)) >= settings.steps:
         raise UserError(

@@ -24,7 +24,7 @@ from offpolicy_jax.training.agent import Agent, check, resolve, stack
 from offpolicy_jax.training.interruption import Interrupt
 from offpolicy_jax.training.record import Record
 from offpolicy_jax.training.run_directory import Row, RunDirectory, provenance
-from offpolicy_jax.training.settings import Settings, check_memory, check_settings, make_environment
+from offpolicy_jax.training.settings import Settings, check_settings, check_size, check_steps, make_environment
 from offpolicy_jax.training.summary import peak_memory_mb
 from offpolicy_jax.transition import EnvironmentSpec, Transition
 
@@ -107,7 +107,8 @@ class _Program:
         single = make_environment(settings)
         self.config = self.resolve(stack(list(configs.values()), settings.seeds), single.spec)
         demos = load_demonstrations(agent, settings, single)
-        check_memory(agent, settings, self.config, single.spec, num_lanes, demos)
+        check_size(agent, settings, self.config, single.spec, num_lanes, demos)
+        check_steps(settings, self.config)
         self.loop, traced = make_loop(agent, settings, self.config, demos, num_lanes)
         self.diverged_at = np.full(num_lanes, -1)
         if jax.process_count() > 1 and not environments.is_in_graph(single):

@@ -115,6 +115,19 @@ def test_snapshots_are_the_policies_that_acted_and_never_change(rounds):
     assert differ(states[-1].learner.actor, states[W].learner.actor)
 
 
+def test_lanes_in_turn_are_as_they_are_together(monkeypatch):
+    """With rings that forget, rewards that are relabelled, draws by learner and phases under a switch."""
+    carries = []
+    monkeypatch.setattr(in_graph.seed_axis, "num_cores", lambda: 1)
+    for sizes in ((0, 2**60), (2**60, 2**60)):
+        monkeypatch.setattr(in_graph, "IN_TURN_BYTES", sizes)
+        carries.append(rolled(4, seeds=2)[0])
+    one, other = ((x.learner.agent, x.learner.totals, x.learner.replay, x.learner.step) for x in carries)
+    assert jax.tree.structure(one) == jax.tree.structure(other)
+    for x, y in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-4)
+
+
 def test_a_warm_up_that_fills_the_ring_is_forgotten():
     config = CONFIG.replace(learning_starts=16, max_learners=1)
     assert config.replay_capacity == 16

@@ -1,6 +1,7 @@
 """The scripts behind the published figures still run: tiny budgets, nothing is measured here."""
 
 import json
+import os
 import sys
 
 import pytest
@@ -88,6 +89,20 @@ def test_arithmetic_of_an_update():
     assert 0.5 < gflops < 0.65  # 2 x 256 x about 1.15 million multiply-adds
 
 
+def test_the_peers_interpreter_is_found_from_where_the_benchmark_starts(tmp_path, monkeypatch):
+    benchmark = module("benchmarks/throughput.py")
+    (tmp_path / "peers").symlink_to(sys.executable)  # as in a virtual environment: not to be resolved
+    monkeypatch.chdir(tmp_path)
+    assert benchmark.interpreter("./peers") == str(tmp_path / "peers")
+    with pytest.raises(SystemExit, match=r"nowhere/python is not there: peers\.py says how"):
+        benchmark.interpreter("nowhere/python")
+
+
+def test_updates_alone_are_timed(tmp_path):
+    out = script("benchmarks/ours.py", "update", "--env=phys2d/Pendulum-v0", "--steps=2", cwd=tmp_path)
+    assert json.loads(out.splitlines()[-1])["steps_per_second"] > 0
+
+
 def test_peers_explain_themselves(tmp_path):
     assert "sbx_sac" in script("benchmarks/peers.py", "--help", cwd=tmp_path)
 
@@ -101,6 +116,21 @@ def test_scaling_keeps_the_rows_of_what_works_and_names_what_fails(tmp_path):
     failed, row = document["rows"]
     assert "Nothing-v0" in failed["failed"] and row["steps"] == 400 and row["steps_per_second"] > 0
     assert "--envs=Nothing-v0,phys2d/Pendulum-v0" in document["command"]
+
+
+@pytest.mark.slow
+def test_seeds_at_once_are_timed_in_turn_and_together(tmp_path):
+    options = [
+        "--seeds=1,8",
+        "--steps=8",
+        "--rounds=2",
+        "--envs=phys2d/Pendulum-v0",
+        f"--out={tmp_path / 'lanes.json'}",
+    ]
+    script("benchmarks/lanes.py", *options, cwd=tmp_path)
+    record = json.loads((tmp_path / "lanes.json").read_text())["phys2d/Pendulum-v0"]
+    assert set(record["rounds"]) == {"1", "8", "8, together"} or len(os.sched_getaffinity(0)) >= 8
+    assert record["over_the_first"]["1"] == 1.0 and all(len(each) == 2 for each in record["rounds"].values())
 
 
 def test_evidence_writes_a_record_and_the_index(tmp_path, monkeypatch):

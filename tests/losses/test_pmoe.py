@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from offpolicy_jax.distributions import Normal
+from offpolicy_jax.distributions import Normal, NormalMixture
 from offpolicy_jax.losses import pmoe, sac
 
 RNG = np.random.default_rng(3)
@@ -200,6 +200,23 @@ def test_log_prob_is_that_of_the_mixture():
         out = pmoe.log_prob_of_expert_actions(LOGITS, experts, *taken, expert)
         each = [mixture_log_density(taken[0][:, m], *POLICY.values()) for m in range(expert.shape[1])]
         np.testing.assert_allclose(out, np.stack(each, 1), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("density", ["mixture", "component"])
+def test_actions_of_experts_and_their_density_equal_numpy(density):
+    u, own = samples(POLICY)
+    mixture = NormalMixture(*POLICY.values())
+    expert = np.stack([BEST, (BEST + 1) % K], axis=1)
+    action, log_prob = pmoe.actions_of_experts(mixture, u, own, expert, density)
+    for b in range(B):
+        for m in range(2):
+            taken = np.asarray(u, np.float64)[b, expert[b, m]]
+            np.testing.assert_allclose(action[b, m], np.tanh(taken), rtol=1e-5)
+            expected = normal_log_density(taken, POLICY["mean"][b, expert[b, m]], POLICY["log_std"][b, expert[b, m]])
+            if density == "mixture":
+                expected = mixture_log_density(taken, *(x[b] for x in POLICY.values()))
+            expected -= np.log(1.0 - np.tanh(taken) ** 2).sum()
+            np.testing.assert_allclose(log_prob[b, m], expected, rtol=1e-4, atol=1e-4)
 
 
 def test_log_prob_is_between_the_largest_joint_and_the_largest_component():

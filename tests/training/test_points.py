@@ -124,12 +124,13 @@ def test_points_that_fix_other_shapes_are_refused():
 
 
 @functools.cache
-def on_devices(count, env):
+def on_devices(count, env, in_turn=False):
     """Devices, lanes with copies, and what ten lanes come to, in a process of its own."""
     program = f"""
 import json
 from tests.training import test_points as t
-from offpolicy_jax.training import seeds, train_points
+from offpolicy_jax.training import in_graph, seeds, train_points
+in_graph.IN_TURN_BYTES, seeds.num_cores = {(0 if in_turn else 2**60, 2**60)}, lambda: 1
 t.environments.register("probe/host", lambda num_envs: t.probes.HostProbe(t.probes.ConstantReward(), num_envs))
 lanes = seeds.lanes(10)
 options = t.settings(env="{env}", seeds=5, steps=60, eval_every=60)
@@ -151,16 +152,17 @@ print(json.dumps([lanes.mesh.size, lanes.padded, found]))
 
 
 @pytest.mark.parametrize(
-    ("env", "count", "padded"),
+    ("env", "count", "padded", "in_turn"),
     [
-        ("phys2d/Pendulum-v0", 4, 12),  # two of them are copies
-        pytest.param("phys2d/Pendulum-v0", 2, 10, marks=pytest.mark.slow),
-        pytest.param("probe/host", 4, 12, marks=pytest.mark.slow),
-        pytest.param("probe/host", 2, 10, marks=pytest.mark.slow),
+        ("phys2d/Pendulum-v0", 4, 12, False),  # two of them are copies
+        ("phys2d/Pendulum-v0", 4, 12, True),
+        pytest.param("phys2d/Pendulum-v0", 2, 10, False, marks=pytest.mark.slow),
+        pytest.param("probe/host", 4, 12, False, marks=pytest.mark.slow),
+        pytest.param("probe/host", 2, 10, False, marks=pytest.mark.slow),
     ],
 )
-def test_lanes_over_forced_devices_are_padded_and_give_the_same_numbers(env, count, padded):
-    devices, lanes, found = on_devices(count, env)
+def test_lanes_over_forced_devices_are_padded_and_give_the_same_numbers(env, count, padded, in_turn):
+    devices, lanes, found = on_devices(count, env, in_turn)
     assert (devices, lanes) == (count, padded)
     devices, lanes, expected = on_devices(1, env)
     assert (devices, lanes) == (1, 10)

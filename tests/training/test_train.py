@@ -97,8 +97,24 @@ def test_seed_of_a_run_equals_that_seed_alone(env):
     assert not np.allclose(three.states.log_alpha[0], three.states.log_alpha[1], rtol=1e-6, atol=0)
 
 
+@pytest.fixture
+def turns(monkeypatch):
+    """Lanes in turn, whatever their size: the shapes of the carries that went so."""
+    seen = []
+
+    def counted(*args):
+        seen.append(jax.tree.map(jnp.shape, args[3]))
+        return run_in_turn(*args)
+
+    run_in_turn = in_graph.run_in_turn
+    monkeypatch.setattr(in_graph, "run_in_turn", counted)
+    monkeypatch.setattr(in_graph, "IN_TURN_BYTES", (0, 2**60))
+    monkeypatch.setattr(seed_axis, "num_cores", lambda: 1)
+    return seen
+
+
 @pytest.mark.parametrize("agent", [sac, dqn, ppo])
-def test_lanes_in_turn_learn_what_they_learn_together(agent, monkeypatch, tmp_path):
+def test_lanes_in_turn_learn_what_they_learn_together(agent, turns, monkeypatch, tmp_path):
     """Off policy, on pixels that are kept as frames, and on policy; every lane with its own hyper-parameters."""
     rates = np.array([1e-3, 1e-2], np.float32)
     if agent is sac:
@@ -109,9 +125,11 @@ def test_lanes_in_turn_learn_what_they_learn_together(agent, monkeypatch, tmp_pa
     else:
         config, options = ppo.Config(hidden_sizes=(8,), rollout_length=10, minibatches=2), {"num_envs": 2}
     config, results = dataclasses.replace(config, learning_rate=rates), {}
-    for name, size in (("together", 2**40), ("in turn", 0)):
-        monkeypatch.setattr(in_graph, "IN_TURN_BYTES", size)
+    for name in ("in turn", "together"):
         results[name] = train(agent, settings(run_dir=str(tmp_path / name), **options), config)
+        assert turns or name == "together"
+        turns.clear()
+        monkeypatch.setattr(in_graph, "IN_TURN_BYTES", (2**60, 2**60))
     for one, other in zip(*(jax.tree.leaves(result.states) for result in results.values()), strict=True):
         if not jnp.issubdtype(one.dtype, jax.dtypes.prng_key):
             np.testing.assert_allclose(one, other, rtol=2e-3, atol=2e-4)  # batched products round differently
@@ -122,16 +140,34 @@ def test_lanes_in_turn_learn_what_they_learn_together(agent, monkeypatch, tmp_pa
             np.testing.assert_allclose(*(table[column] for table in tables), rtol=5e-3, atol=5e-4, err_msg=column)
 
 
-def test_lanes_in_turn_copy_no_ring(monkeypatch):
-    monkeypatch.setattr(in_graph, "IN_TURN_BYTES", 0)
-    environment = environments.make("probe/in-graph", 2)
-    config = jax.tree.map(np.float32, dataclasses.replace(SMALL, replay_capacity=100_000))
-    loop = in_graph.Loop(sac, environment, config, 2, 1)
-    carry = loop.start(seed_axis.keys(0, 2), np.arange(2))
+@pytest.mark.parametrize(
+    ("agent", "env", "config"),
+    [
+        (sac, "probe/in-graph", dataclasses.replace(SMALL, replay_capacity=100_000)),
+        (
+            dqn,
+            "gridworld/FourRoomsPixels-v0",
+            dqn.Config(hidden_sizes=(8,), torso="mlp", batch_size=8, learning_starts=20, replay_capacity=100_000),
+        ),
+    ],
+)
+def test_lanes_in_turn_copy_no_ring(agent, env, config, turns):
+    config = jax.tree.map(np.float32, config)
+    loop = in_graph.Loop(agent, environments.make(env), config, 2, 1)
+    carry = jax.eval_shape(loop._begin, config, seed_axis.keys(0, 2), None)
     memory = loop._run.lower(config, carry, np.int32(0), np.int32(9)).compile().memory_analysis()
-    size = sum(x.nbytes for x in jax.tree.leaves(carry.learner.replay.storage))
+    kept = carry.learner.replay.storage, carry.learner.replay.frames
+    size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(kept))
+    assert turns
     assert memory.alias_size_in_bytes >= size
     assert memory.temp_size_in_bytes < size / 10
+
+
+def test_a_run_in_turn_resumes_as_an_uninterrupted_one(turns, tmp_path):
+    whole = train(sac, settings(run_dir=str(tmp_path / "whole")), SMALL)
+    train(sac, settings(run_dir=str(tmp_path / "cut"), steps=80), SMALL)
+    resumed = train(sac, settings(run_dir=str(tmp_path / "cut"), resume=True), SMALL)
+    assert len(turns) >= 3 and same(whole.states, resumed.states)
 
 
 @BACKENDS
