@@ -2,6 +2,7 @@
 
 import re
 import time
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -289,7 +290,7 @@ def test_a_lane_of_several_rings_is_read_and_written_where_it_is():
         before = rings
         for lane in range(3):
             row = rows_of(transitions[lane], step, step + 1)
-            rings = add(ring.replace(rings, position=before.position, size=before.size), jnp.int32(lane), row)
+            rings = add(replace(rings, position=before.position, size=before.size), jnp.int32(lane), row)
             alone[lane] = ADD(alone[lane], row)
         for lane in range(3):
             seen = look(ring.of_lane(rings, jnp.int32(lane)), jax.random.key(step))
@@ -297,6 +298,8 @@ def test_a_lane_of_several_rings_is_read_and_written_where_it_is():
     stacked = jax.tree.map(lambda *x: np.stack(x), *[(x.storage, x.normalizer) for x in alone])
     assert_same((rings.storage, rings.normalizer), stacked)
     assert rings.lane is None and (int(rings.position), int(rings.size)) == (1, 3)
+    with pytest.raises(ValueError, match="of_lane makes a view"):
+        ring.with_lane(rings, rings)
 
 
 @pytest.mark.parametrize("num_envs", [1, 3])

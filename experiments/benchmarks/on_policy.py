@@ -31,6 +31,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="tiny budgets: checks the script, measures nothing")
     parser.add_argument("--out", type=pathlib.Path, default=RESULTS / "on_policy.json")
     args = parser.parse_args()
+    peers_python = interpreter(args.peers_python) if args.peers_python else None
     rounds, seeds, steps = (1, [2], 512) if args.quick else (args.rounds, args.seeds, args.steps)
     command = f"python experiments/benchmarks/on_policy.py --rounds={rounds} --steps={steps}"
     command += f" --seeds={','.join(map(str, seeds))}"
@@ -43,8 +44,8 @@ def main() -> None:
             "ours": (*ours, f"--seeds={n}", f"--steps={steps}"),
             "ours, PROPS": (*ours, f"--seeds={n}", f"--steps={max(512, steps // 20)}", "--agent=props", "--repeats=1"),
         }
-        if args.peers_python:
-            peer = (interpreter(args.peers_python), "peers.py")
+        if peers_python:
+            peer = (peers_python, "peers.py")
             commands["rejax"] = (*peer, "rejax_ppo", f"--steps={steps}", f"--seeds={n}")
             if args.purejaxrl:
                 checkout = f"--checkout={args.purejaxrl.resolve()}"

@@ -83,8 +83,13 @@ def update(args: argparse.Namespace) -> dict[str, Any]:
     config, spec, key = agent.Config(), environments.make(args.env).spec, jax.random.key(0)
     config = jax.tree.map(np.float32, config)
     row = example_transition(spec)
-    draw = lambda x: jax.random.uniform(key, (config.batch_size, *x.shape)).astype(x.dtype)  # noqa: E731
-    batch = jax.tree.map(draw, row)
+    draws = np.random.default_rng(0)
+
+    def noise(x):
+        values = draws.normal(size=(config.batch_size, *x.shape))
+        return jnp.asarray(values > 0.0 if x.dtype == bool else values, x.dtype)
+
+    batch = jax.tree.map(noise, row)
 
     def steps(config, state, batch, count):
         step = lambda i, state: agent.gradient_step(config, state, batch, jax.random.fold_in(key, i))[0]  # noqa: E731

@@ -40,7 +40,7 @@ CLAIM = Claim(
 
 
 def measure(seeds, quick, root):
-    """All scales of an arm are one vmapped program: lane i has scale i mod 5, and the same seed in every arm."""
+    """All scales of an arm are one program: lane i has scale i mod 5, and the same seed in every arm."""
     steps = 1_200 if quick else 15_000
     settings = Settings(
         steps=steps, seeds=seeds * len(SCALES), eval_every=steps // 20, eval_episodes=20, progress=False

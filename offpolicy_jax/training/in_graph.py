@@ -21,10 +21,10 @@ from offpolicy_jax.transition import EnvironmentSpec, PyTree, Transition
 IN_TURN_BYTES = 2**19, 2**26
 """Lanes whose agent's state has a size in this range run one after the other on a CPU: see `run_in_turn`.
 
-Eight lanes of SAC with two layers of 256 units (3 MB) are a fifth faster so on two devices of one core each, and
-slightly on one device of two; so they are with 128 units (0.8 MB). With 64 (0.2 MB) both ways are alike, and with fewer
-many small operations are better taken as one. Above the range, as with snapshots of thousands of learners, copying a
-state out and in would cost too much. With more than two cores per device, not measured, lanes stay together.
+experiments/results/lanes.json has the gain for SAC with two layers of 256 units (a state of 3 MB), 128 (0.8 MB) and 64
+(0.2 MB); many small operations are better taken as one. Above the range, as with snapshots of thousands of learners,
+copying a state out and in would cost too much. Lanes stay together where a device has more than two cores, which was
+not measured, and in runs of several processes.
 """
 
 
@@ -126,8 +126,8 @@ def run_in_turn(
 
 def _take_turns(agent: Agent, config: Any, spec: EnvironmentSpec, num_devices: int) -> bool:
     """Whether lanes are faster one after the other than together, see `IN_TURN_BYTES`."""
-    if jax.default_backend() != "cpu" or seed_axis.num_cores() > 2 * num_devices:
-        return False
+    if jax.default_backend() != "cpu" or jax.process_count() > 1 or seed_axis.num_cores() > 2 * num_devices:
+        return False  # several processes must not differ in it
     one = jax.tree.map(lambda x: jax.ShapeDtypeStruct((), np.float32) if np.ndim(x) else x, config)
     state = jax.eval_shape(lambda config: agent.init(config, spec, jax.random.key(0)), one)
     smallest, largest = IN_TURN_BYTES
@@ -167,8 +167,10 @@ class Loop:
         lift = self.lanes.lift
         self._begin = jax.jit(lift(begin, in_axes=(axes, 0, None), out_axes=AXES))
         one, several = (functools.partial(f, agent, environment) for f in (run, run_in_turn))
-        in_turn = several if _take_turns(agent, config, environment.spec, self.lanes.mesh.size) else None
-        self._run = jax.jit(lift(one, (axes, AXES, None, None), AXES, of_several=in_turn), donate_argnums=1)
+        several_per_device = self.lanes.padded > self.lanes.mesh.size
+        self.in_turn = several_per_device and _take_turns(agent, config, environment.spec, self.lanes.mesh.size)
+        of_several = several if self.in_turn else None
+        self._run = jax.jit(lift(one, (axes, AXES, None, None), AXES, of_several=of_several), donate_argnums=1)
 
         def clear(totals, finished):
             return learning.clear_totals(totals), jnp.zeros_like(finished)

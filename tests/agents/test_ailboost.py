@@ -117,11 +117,14 @@ def test_snapshots_are_the_policies_that_acted_and_never_change(rounds):
 
 def test_lanes_in_turn_are_as_they_are_together(monkeypatch):
     """With rings that forget, rewards that are relabelled, draws by learner and phases under a switch."""
-    carries = []
+    carries, turns, run_in_turn = [], [], in_graph.run_in_turn
+    monkeypatch.setattr(in_graph, "run_in_turn", lambda *args: turns.append(True) or run_in_turn(*args))
     monkeypatch.setattr(in_graph.seed_axis, "num_cores", lambda: 1)
     for sizes in ((0, 2**60), (2**60, 2**60)):
         monkeypatch.setattr(in_graph, "IN_TURN_BYTES", sizes)
+        turns.clear()
         carries.append(rolled(4, seeds=2)[0])
+        assert bool(turns) == (not sizes[0])
     one, other = ((x.learner.agent, x.learner.totals, x.learner.replay, x.learner.step) for x in carries)
     assert jax.tree.structure(one) == jax.tree.structure(other)
     for x, y in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):

@@ -130,12 +130,14 @@ def on_devices(count, env, in_turn=False):
 import json
 from tests.training import test_points as t
 from offpolicy_jax.training import in_graph, seeds, train_points
-in_graph.IN_TURN_BYTES, seeds.num_cores = {(0 if in_turn else 2**60, 2**60)}, lambda: 1
+in_graph.IN_TURN_BYTES, seeds.num_cores, turns = {(0 if in_turn else 2**60, 2**60)}, lambda: 1, []
+run_in_turn = in_graph.run_in_turn
+in_graph.run_in_turn = lambda *args: turns.append(True) or run_in_turn(*args)
 t.environments.register("probe/host", lambda num_envs: t.probes.HostProbe(t.probes.ConstantReward(), num_envs))
 lanes = seeds.lanes(10)
 options = t.settings(env="{env}", seeds=5, steps=60, eval_every=60)
 results = train_points(t.sac, options, {{"a": t.SMALL, "b": t.point(learning_rate=1e-2)}})
-assert results["b"].states.log_alpha.shape == (5,)
+assert results["b"].states.log_alpha.shape == (5,) and bool(turns) == {in_turn}
 found = [r.table["return"].tolist() + r.states.log_alpha.tolist() for r in results.values()]
 print(json.dumps([lanes.mesh.size, lanes.padded, found]))
 """
