@@ -6,7 +6,6 @@ its gate loss is 1 / K of the paper's (gate_loss_scale). Greedy actions need a c
 """
 
 import functools
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -16,7 +15,7 @@ import optax
 from flax import struct
 
 from offpolicy_jax import networks, parameters
-from offpolicy_jax.distributions import TanhNormalMixture, take_expert, tanh_log_jacobian
+from offpolicy_jax.distributions import TanhNormalMixture, take_expert
 from offpolicy_jax.errors import UserError
 from offpolicy_jax.exploration import uniform_before
 from offpolicy_jax.losses import pmoe as losses
@@ -97,52 +96,6 @@ class State:
     critic_network: Critics = struct.field(pytree_node=False)
 
 
-def actor_loss(
-    config: Config,
-    policy: TanhNormalMixture,
-    q_of_each: Callable[[jax.Array], jax.Array],
-    alpha: jax.Array,
-    key: jax.Array,
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array]]:
-    """The experts' and the gate's loss on one batch; log pi (B,) of what trained, gate logits (B, K), the gate's part.
-
-    `q_of_each` gives Q_i (N, B, M) of M actions per state (B, M, A). Of all experts, log pi is the mean by the gate.
-    """
-    mixture, gate_key = policy.pre_tanh, jax.random.fold_in(key, 1)
-    u, own = mixture.experts.sample_and_log_prob(key)  # (B, K, A), (B, K)
-    if config.gate_gradient == "gumbel":
-        choice = losses.straight_through(mixture.logits, gate_key, config.gumbel_temperature)
-        u = jnp.sum(choice[..., None] * u, axis=1, keepdims=True)
-        log_prob = jnp.sum(choice * own, axis=1, keepdims=True)
-        if config.log_prob == "mixture":
-            log_prob = mixture.log_prob(u[:, 0])[:, None]
-        log_prob = log_prob - tanh_log_jacobian(u)
-        loss = losses.expert_loss(log_prob, q_of_each(jnp.tanh(u)), alpha)
-        return loss, (log_prob[:, 0], mixture.logits, jnp.zeros(()))
-
-    of_experts = functools.partial(losses.actions_of_experts, mixture, u, own, density=config.log_prob)
-    everyone = jnp.broadcast_to(jnp.arange(config.num_experts), own.shape)
-    if config.train_experts == "all":
-        action, log_prob = of_experts(everyone)
-        q_of_action = q_of_each(action)
-        values = jax.lax.stop_gradient(q_of_action)
-    else:  # the winner is found first, so that it alone is differentiated
-        values = q_of_each(jax.lax.stop_gradient(jnp.tanh(u)))
-    if config.gate_gradient == "frequency":
-        expert = losses.best_expert(values)
-        gate_loss = losses.frequency_loss(mixture.logits, expert)
-    else:
-        expert = mixture.gate.sample(gate_key)
-        gate_loss = losses.score_loss(mixture.logits, expert, jnp.min(values, axis=0) - alpha * of_experts(everyone)[1])
-    if config.train_experts == "best":
-        action, log_prob = of_experts(expert[:, None])
-        q_of_action = q_of_each(action)
-    loss = losses.expert_loss(log_prob, q_of_action, alpha)
-    if config.train_experts == "all":  # as if the gate had chosen
-        log_prob = jnp.sum(jax.nn.softmax(mixture.logits) * log_prob, axis=1, keepdims=True)
-    return loss + config.gate_loss_scale * gate_loss, (log_prob[:, 0], mixture.logits, gate_loss)
-
-
 def gradient_step(
     config: Config, state: State, batch: Transition, key: jax.Array
 ) -> tuple[State, dict[str, jax.Array]]:
@@ -167,8 +120,18 @@ def gradient_step(
         observation = jax.tree.map(lambda x: jnp.repeat(x, action.shape[1], axis=0), batch.observation)
         return q(critics, observation, action.reshape(-1, action.shape[-1])).reshape(-1, *action.shape[:2])
 
-    def policy_loss(actor):
-        return actor_loss(config, pi(actor, batch.observation), q_of_each, alpha, actor_key)
+    def actor_loss(actor):
+        return losses.actor_loss(
+            pi(actor, batch.observation).pre_tanh,
+            q_of_each,
+            alpha,
+            actor_key,
+            gate_gradient=config.gate_gradient,
+            train_experts=config.train_experts,
+            density=config.log_prob,
+            gate_loss_scale=config.gate_loss_scale,
+            gumbel_temperature=config.gumbel_temperature,
+        )
 
     def temperature_loss(log_alpha):
         target_entropy = -config.target_entropy_scale * state.policy_network.action_size
@@ -180,7 +143,7 @@ def gradient_step(
     (critic_value, q_mean), gradients = jax.value_and_grad(critic_loss, has_aux=True)(state.critics)
     critics, critic_optimizer = descend(gradients, state.critic_optimizer, state.critics)
 
-    (actor_value, auxiliary), gradients = jax.value_and_grad(policy_loss, has_aux=True)(state.actor)
+    (actor_value, auxiliary), gradients = jax.value_and_grad(actor_loss, has_aux=True)(state.actor)
     log_prob, logits, gate_value = auxiliary
     actor, actor_optimizer = descend(gradients, state.actor_optimizer, state.actor)
 

@@ -16,6 +16,8 @@ respect to the expert that acts, weights and other experts held fixed. Scores of
 mixture's actions: two equal experts are pushed apart with half the strength of their mixture's entropy gradient.
 """
 
+import functools
+from collections.abc import Callable
 from typing import Literal
 
 import chex
@@ -109,3 +111,55 @@ def expert_loss(log_prob: jax.Array, q: jax.Array, alpha: jax.Array) -> jax.Arra
     chex.assert_shape(q, (q.shape[0], *log_prob.shape))
     value = jnp.min(q, axis=0) - jax.lax.stop_gradient(alpha) * log_prob
     return -jnp.mean(jnp.sum(value, axis=-1))
+
+
+def actor_loss(
+    mixture: NormalMixture,
+    q_of_each: Callable[[jax.Array], jax.Array],
+    alpha: jax.Array,
+    key: jax.Array,
+    *,
+    gate_gradient: Literal["frequency", "score", "gumbel"],
+    train_experts: Literal["best", "all"],
+    density: Literal["mixture", "component"],
+    gate_loss_scale: jax.Array | float,
+    gumbel_temperature: jax.Array | float,
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array]]:
+    """The experts' and the gate's loss on one batch; log pi (B,) of what trained, gate logits (B, K), the gate's part.
+
+    `mixture` has leaves (B, K, ...); `q_of_each` gives Q_i (N, B, M) of M actions per state (B, M, A). Of all experts,
+    log pi is the mean by the gate.
+    """
+    gate_key = jax.random.fold_in(key, 1)
+    u, own = mixture.experts.sample_and_log_prob(key)  # (B, K, A), (B, K)
+    if gate_gradient == "gumbel":
+        choice = straight_through(mixture.logits, gate_key, gumbel_temperature)
+        u = jnp.sum(choice[..., None] * u, axis=1, keepdims=True)
+        log_prob = jnp.sum(choice * own, axis=1, keepdims=True)
+        if density == "mixture":
+            log_prob = mixture.log_prob(u[:, 0])[:, None]
+        log_prob = log_prob - tanh_log_jacobian(u)
+        loss = expert_loss(log_prob, q_of_each(jnp.tanh(u)), alpha)
+        return loss, (log_prob[:, 0], mixture.logits, jnp.zeros(()))
+
+    of_experts = functools.partial(actions_of_experts, mixture, u, own, density=density)
+    everyone = jnp.broadcast_to(jnp.arange(own.shape[1]), own.shape)
+    if train_experts == "all":
+        action, log_prob = of_experts(everyone)
+        q_of_action = q_of_each(action)
+        values = jax.lax.stop_gradient(q_of_action)
+    else:  # the winner is found first, so that it alone is differentiated
+        values = q_of_each(jax.lax.stop_gradient(jnp.tanh(u)))
+    if gate_gradient == "frequency":
+        expert = best_expert(values)
+        gate_loss = frequency_loss(mixture.logits, expert)
+    else:
+        expert = mixture.gate.sample(gate_key)
+        gate_loss = score_loss(mixture.logits, expert, jnp.min(values, axis=0) - alpha * of_experts(everyone)[1])
+    if train_experts == "best":
+        action, log_prob = of_experts(expert[:, None])
+        q_of_action = q_of_each(action)
+    loss = expert_loss(log_prob, q_of_action, alpha)
+    if train_experts == "all":  # as if the gate had chosen
+        log_prob = jnp.sum(jax.nn.softmax(mixture.logits) * log_prob, axis=1, keepdims=True)
+    return loss + gate_loss_scale * gate_loss, (log_prob[:, 0], mixture.logits, gate_loss)
