@@ -98,12 +98,10 @@ def main() -> None:
     parser.add_argument("--peers-python", help="interpreter of an environment with the peers; without it: ours alone")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=3_000, help="timed steps per process")
-    parser.add_argument("--seeds", type=lambda s: [int(x) for x in s.split(",")], default=[1, 2, 4, 8])
     parser.add_argument("--quick", action="store_true", help="tiny budgets: checks the script, measures nothing")
     parser.add_argument("--out", type=pathlib.Path, default=RESULTS / "throughput.json")
     args = parser.parse_args()
     rounds, steps = (1, 20) if args.quick else (args.rounds, args.steps)
-    seeds = [1, 2] if args.quick else args.seeds
     ours, n = (sys.executable, "ours.py"), f"--steps={steps}"
     peers = (interpreter(args.peers_python), "peers.py") if args.peers_python else None
     command = f"python experiments/benchmarks/throughput.py --rounds={rounds} --steps={steps}"
@@ -131,14 +129,6 @@ def main() -> None:
         if capacity == 10_000:
             commands["updates_alone"] = (*ours, "update", "--env=phys2d/Pendulum-v0", n)
         record["pendulum"][f"capacity_{capacity}"] = summary(side_by_side(commands, rounds))
-
-    print("seeds at once: aggregate steps/s")
-    for name, env in (("in_graph", "phys2d/Pendulum-v0"), ("host", "HalfCheetah-v5")):
-        train = (*ours, "train", f"--env={env}", "--capacity=100000")
-        commands = {str(k): (*train, f"--seeds={k}", f"--steps={max(20, steps // k)}") for k in seeds}
-        rates = side_by_side(commands, rounds)
-        record[f"seeds_{name}"] = {k: round(statistics.median(each), 1) for k, each in rates.items()}
-        record[f"seeds_{name}"]["rounds"] = {k: [round(x, 1) for x in each] for k, each in rates.items()}
 
     print("replay: add one, sample 256")
     record["replay"] = {"ours": measure(*ours, "replay", *(["--steps=20", "--loop-steps=20"] if args.quick else []))}

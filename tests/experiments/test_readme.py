@@ -47,5 +47,5 @@ def test_every_link_within_the_repository_leads_somewhere():
 
 
 def test_the_quoted_records_of_speed_exist():
-    for name in ("scaling", "lanes", "throughput", "on_policy", "cost", "sweep"):
+    for name in ("scaling_h100", "lanes", "atari", "throughput", "on_policy", "cost", "sweep"):
         assert (ROOT / f"experiments/results/{name}.json").is_file()
